@@ -1,0 +1,42 @@
+# Thin: setup.sh makes the environment, run.sh starts Snakemake, lock.sh writes requirements.lock.
+CORES := $(shell nproc)
+CONFIG :=
+TORCH_INDEX ?=
+export TORCH_INDEX
+PYTHON := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check lock clean
+
+help:
+	@echo "make run     set up, then run the workflow (CORES=4, CONFIG=config/other.yaml; default: the quickstart)"
+	@echo "make test    set up, then run all tests"
+	@echo "make check   set up, then check style, types and the workflow"
+	@echo "make lock    write requirements.lock anew from pyproject.toml"
+	@echo "make clean   remove .venv and caches, never results"
+	@echo "TORCH_INDEX=ADDRESS at the first 'make run' takes torch (CPU-only or CUDA) from that package index."
+
+setup:
+	@sh setup.sh
+
+run: setup
+	@exec sh run.sh --cores $(CORES) $(if $(CONFIG),--configfile "$(CONFIG)")
+
+# One thread for each test process: torch's own threads would fight over the cores.
+test: setup
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(CORES)
+
+check: setup
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m snakefmt --check Snakefile workflow
+	$(PYTHON) -m snakemake --lint
+
+lock:
+	@sh lock.sh
+
+clean:
+	@exec 9>.make.lock; flock -n 9 || { echo "another make is at work in this folder; wait until it has ended" >&2; exit 2; }; \
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis; \
+	find dawm tests workflow benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

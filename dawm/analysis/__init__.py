@@ -1,0 +1,1 @@
+"""Fidelity, statistics, tables, figures and the report."""

@@ -1,0 +1,182 @@
+"""Stage `figures`: every figure from the sealed tables alone, as PNG and vector PDF without dates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dawm.analysis.fidelity import REAL, STILL
+from dawm.analysis.statistics import bootstrap_interval, interquartile_mean
+from dawm.analysis.tables import read_csv
+from dawm.data.files import whole_file
+from dawm.data.sealed import Sealed, open_sealed
+
+# Okabe and Ito's palette: distinguishable with every kind of colour vision.
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
+GREY = "#777777"
+STYLE: Any = {
+    "figure.dpi": 150,
+    "savefig.dpi": 150,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "pdf.fonttype": 42,
+}
+ALGORITHMS = {"td3_bc": "TD3+BC", "iql": "IQL"}
+
+
+def draw_all(tables: Path, output: Path) -> None:
+    """Writes every figure that the tables have data for."""
+    sealed = open_sealed(tables, "tables")
+    figures: dict[str, Callable[[Sealed], Figure]] = {"learning-curves": learning_curves, "scores": score_intervals}
+    if len(sealed.read("fidelity.csv").split(b"\n")) > 2:
+        figures |= {"fidelity": fidelity_by_horizon, "inverse-dynamics": inferred_actions}
+    with plt.rc_context(STYLE):
+        for name, draw in figures.items():
+            figure = draw(sealed)
+            save(figure, output / f"{name}.png", {"Software": None})
+            save(figure, output / f"{name}.pdf", {"CreationDate": None, "Creator": None, "Producer": None})
+            plt.close(figure)
+
+
+def save(figure: Figure, path: Path, metadata: dict[str, None]) -> None:
+    with whole_file(path) as part:
+        figure.savefig(part, format=path.suffix[1:], metadata=metadata, bbox_inches="tight")
+
+
+def learning_curves(sealed: Sealed) -> Figure:
+    """Score against gradient steps: mean over seeds, and a 95 % bootstrap interval of it."""
+    curves, datasets = read_csv(sealed, "learning_curves.csv"), read_csv(sealed, "datasets.csv")
+    figure, panels = grid(curves)
+    for (dataset, algorithm), axes in panels.items():
+        chosen = curves[(curves["dataset"] == dataset) & (curves["algorithm"] == algorithm)]
+        for color, (arm, group) in zip(COLORS, chosen.groupby("augmentation", sort=False), strict=False):
+            table = group.pivot_table(index="step", columns="seed", values="normalized_score")
+            steps, mean = table.index.to_numpy(), table.mean(axis=1).to_numpy()
+            interval = np.array([bootstrap_interval(row, np.mean, seed=0) for row in table.to_numpy()])
+            axes.fill_between(steps, interval[:, 0], interval[:, 1], color=color, alpha=0.18, linewidth=0)
+            axes.plot(steps, mean, color=color, label=arm)
+        behaviour = datasets.set_index("dataset").loc[dataset, "normalized_score_mean"]
+        axes.axhline(behaviour, color=GREY, linestyle=":", linewidth=1.2, label="mean of the data")
+        axes.set_title(f"{dataset}, {ALGORITHMS.get(algorithm, algorithm)}")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
+    label_grid(panels, "gradient steps", "normalised score")
+    return figure
+
+
+def score_intervals(sealed: Sealed) -> Figure:
+    """Score by arm: one dot per seed (mean of the last 10 evaluations), their IQM with a 95 % bootstrap interval."""
+    scores = read_csv(sealed, "scores.csv")
+    figure, panels = grid(scores, height=2.0)
+    for (dataset, algorithm), axes in panels.items():
+        chosen = scores[(scores["dataset"] == dataset) & (scores["algorithm"] == algorithm)]
+        arms = list(chosen["augmentation"].unique())
+        for place, arm in enumerate(arms):
+            color = COLORS[place % len(COLORS)]
+            values = chosen.loc[chosen["augmentation"] == arm, "normalized_score_mean10"].to_numpy()
+            low, high = bootstrap_interval(values, interquartile_mean, seed=0)
+            axes.plot([low, high], [place, place], color=color, alpha=0.35, linewidth=7, solid_capstyle="butt")
+            axes.plot(interquartile_mean(values), place, "|", color=color, markersize=14, markeredgewidth=2.5)
+            axes.plot(values, np.full(len(values), place), "o", color=color, markersize=4, markeredgecolor="white")
+        axes.set_yticks(range(len(arms)), arms)
+        axes.set_ylim(len(arms) - 0.5, -0.5)
+        axes.set_xlim(left=0)
+        axes.grid(axis="y", visible=False)
+        axes.set_title(f"{dataset}, {ALGORITHMS.get(algorithm, algorithm)}")
+    for axes in panels.values():
+        axes.set_xlabel("normalised score")
+    return figure
+
+
+def fidelity_by_horizon(sealed: Sealed) -> Figure:
+    """Median error of the next state and of the reward by horizon step, against real data and "nothing moves"."""
+    table = read_csv(sealed, "fidelity.csv")
+    datasets = list(table["dataset"].unique())
+    quantities = {
+        "state_error": "next-state error\n(one-step changes of the data)",
+        "reward_error": "reward error (raw)",
+    }
+    figure, grid_axes = plt.subplots(
+        len(datasets), 2, figsize=(8, 2.9 * len(datasets)), squeeze=False, layout="constrained"
+    )
+    for row, dataset in zip(grid_axes, datasets, strict=True):
+        for axes, (quantity, label) in zip(row, quantities.items(), strict=True):
+            chosen = table[(table["dataset"] == dataset) & (table["quantity"] == quantity)]
+            imagined = chosen[chosen["horizon_step"] > 0]
+            for color, (arm, group) in zip(COLORS[1:], imagined.groupby("augmentation"), strict=False):
+                means = group.groupby("horizon_step")[["value", "low", "high"]].mean()  # over world-model seeds
+                axes.fill_between(means.index, means["low"], means["high"], color=color, alpha=0.18, linewidth=0)
+                axes.plot(means.index, means["value"], "o-", color=color, markersize=4, label=arm)
+            for name, style, text in ((STILL, "--", "nothing moves"), (REAL, ":", "real, held out")):
+                value = chosen.loc[chosen["augmentation"] == name, "value"].mean()
+                axes.axhline(value, color=GREY, linestyle=style, linewidth=1.2, label=text)
+            axes.set_title(dataset)
+            axes.set_xlabel("horizon step")
+            axes.set_ylabel(label)
+            axes.set_ylim(bottom=0)
+        row[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def inferred_actions(sealed: Sealed) -> Figure:
+    """Inferred against true actions of held-out real pairs, a panel per dimension of the first data set."""
+    pairs = read_csv(sealed, "inverse_dynamics.csv")
+    pairs = pairs[pairs["world_model_seed"] == pairs["world_model_seed"].iloc[0]]
+    pairs = pairs[pairs["dataset"] == pairs["dataset"].iloc[0]]
+    dimensions = sorted(pairs["dimension"].unique())
+    figure, axes_row = plt.subplots(
+        1, len(dimensions), figsize=(2.6 * len(dimensions), 2.8), squeeze=False, layout="constrained"
+    )
+    for axes, dimension in zip(axes_row[0], dimensions, strict=True):
+        chosen = pairs[pairs["dimension"] == dimension]
+        error = (chosen["true_action"] - chosen["inferred_action"]).abs().mean()
+        axes.plot([-1, 1], [-1, 1], color=GREY, linewidth=1)
+        axes.plot(
+            chosen["true_action"], chosen["inferred_action"], ".", color=COLORS[0], alpha=0.3, markersize=4, mew=0
+        )
+        axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", xlabel="true action")
+        axes.set_title(f"dimension {dimension}: mean error {error:.3f}")
+    axes_row[0][0].set_ylabel("inferred action")
+    return figure
+
+
+def grid(table: pd.DataFrame, height: float = 2.9) -> tuple[Figure, dict[tuple[str, str], Axes]]:
+    """One panel per data set (rows) and learner (columns)."""
+    datasets, algorithms = list(table["dataset"].unique()), list(table["algorithm"].unique())
+    figure, axes = plt.subplots(
+        len(datasets),
+        len(algorithms),
+        figsize=(4.2 * len(algorithms), height * len(datasets)),
+        squeeze=False,
+        layout="constrained",
+    )
+    return figure, {
+        (dataset, algorithm): axes[i, j] for i, dataset in enumerate(datasets) for j, algorithm in enumerate(algorithms)
+    }
+
+
+def label_grid(panels: dict[tuple[str, str], Axes], x: str, y: str) -> None:
+    for axes in panels.values():
+        axes.set_xlabel(x)
+    first = next(iter(panels.values()))
+    first.set_ylabel(y)
+    list(panels.values())[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -1,0 +1,153 @@
+"""Stage `tables`: one row per run in scores.csv, what follows from it, and where the wall time went."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dawm.analysis.statistics import bootstrap_interval, interquartile_mean
+from dawm.config import Matrix, as_mapping
+from dawm.data.files import only_writer, write_text
+from dawm.data.sealed import Sealed, open_sealed, seal, unseal
+from dawm.environments.tasks import task_of_environment
+from dawm.layout import Layout, Run, models, runs
+
+LAST_EVALUATIONS = 10
+GROUP = ["experiment", "dataset", "algorithm", "augmentation"]
+TABLES = ["datasets", "fidelity", "inverse_dynamics", "learning_curves", "scores", "summary"]
+
+
+def write_tables(results: Path, matrix: Matrix) -> None:
+    """Reads every sealed run below `results`; writes tables/*.csv, sealed. Equal results give equal bytes."""
+    layout = Layout(results)
+    policies = {run: open_sealed(layout.policy(run), "policy") for run in runs(matrix)}
+    datasets = {name: open_sealed(layout.dataset(name), "dataset") for name in matrix.datasets}
+    assessments = {key: open_sealed(layout.assessment(*key), "assessment") for key in models(matrix)}
+    evaluations = {run: read_csv(sealed, "evaluations.csv") for run, sealed in policies.items()}
+    scores = pd.DataFrame([score_row(matrix, run, policies[run], evaluations[run]) for run in policies])
+    tables = {
+        "datasets": pd.DataFrame([dataset_row(name, sealed) for name, sealed in datasets.items()]),
+        "scores": scores,
+        "summary": pd.DataFrame(summary_rows(scores)),
+        "learning_curves": pd.concat([named(table, run) for run, table in evaluations.items()]),
+        "fidelity": assessed(assessments, "fidelity.csv"),
+        "inverse_dynamics": assessed(assessments, "inverse_dynamics.csv"),
+    }
+    with only_writer(layout.tables):
+        unseal(layout.tables)
+        for name, table in tables.items():
+            write_table(layout.tables / f"{name}.csv", table)
+        inputs = {run.slug: sealed for run, sealed in policies.items()}
+        inputs |= {f"datasets/{name}": sealed for name, sealed in datasets.items()}
+        inputs |= {f"assessments/{name}/seed-{seed}": sealed for (name, seed), sealed in assessments.items()}
+        seal(
+            layout.tables,
+            "tables",
+            files=[f"{name}.csv" for name in tables],
+            settings=as_mapping(matrix),
+            inputs=inputs,
+            metadata={"runs": len(policies)},
+        )
+
+
+def score_row(matrix: Matrix, run: Run, sealed: Sealed, evaluations: pd.DataFrame) -> dict[str, object]:
+    fraction = matrix.real_fractions[run.augmentation]
+    last = evaluations.iloc[-1]
+    return {
+        "experiment": matrix.experiment,
+        "dataset": run.dataset,
+        "algorithm": run.algorithm,
+        "augmentation": run.augmentation,
+        "seed": run.seed,
+        "world_model_seed": matrix.world_model_seed(run.seed) if fraction < 1 else None,
+        "data_fraction": 1.0,
+        "real_fraction": fraction,
+        "gradient_steps": sealed.provenance["settings"]["gradient_steps"],
+        "normalized_score_last": last["normalized_score"],
+        "normalized_score_mean10": evaluations["normalized_score"].tail(LAST_EVALUATIONS).mean(),
+        "return_last": last["return_mean"],
+        "episodes": int(last["episodes"]),
+    }
+
+
+def summary_rows(scores: pd.DataFrame) -> Iterator[dict[str, object]]:
+    """Per arm and kind of score over the seeds: mean, standard deviation, IQM with a 95 % bootstrap interval."""
+    for key, group in scores.groupby(GROUP, sort=False):
+        for quantity in ("normalized_score_last", "normalized_score_mean10"):
+            values = group[quantity].to_numpy()
+            low, high = bootstrap_interval(values, interquartile_mean, seed=0)
+            yield {
+                **dict(zip(GROUP, key, strict=True)),
+                "quantity": quantity,
+                "seeds": len(values),
+                "mean": values.mean(),
+                "std": values.std(ddof=1) if len(values) > 1 else np.nan,
+                "iqm": float(interquartile_mean(values)),
+                "iqm_low": low,
+                "iqm_high": high,
+            }
+
+
+def dataset_row(name: str, sealed: Sealed) -> dict[str, object]:
+    facts = sealed.metadata
+    score = task_of_environment(facts["environment"]).normalized_score
+    return {
+        "dataset": name,
+        "source": facts["source"],
+        "environment": facts["environment"],
+        "simulator": facts["simulator"],
+        "rows": facts["rows"],
+        "episodes": facts["episodes"],
+        "return_mean": facts["mean_return"],
+        "return_largest": facts["largest_return"],
+        "normalized_score_mean": score(facts["mean_return"]),
+        "digest": sealed.digest,
+    }
+
+
+def named(table: pd.DataFrame, run: Run) -> pd.DataFrame:
+    names = {"dataset": run.dataset, "algorithm": run.algorithm, "augmentation": run.augmentation, "seed": run.seed}
+    return pd.concat([pd.DataFrame([names] * len(table)), table.reset_index(drop=True)], axis=1)
+
+
+def assessed(assessments: dict[tuple[str, int], Sealed], file: str) -> pd.DataFrame:
+    """The assessments' tables under each other, with data set and world-model seed."""
+    parts = []
+    for (dataset, seed), sealed in assessments.items():
+        table = read_csv(sealed, file)
+        table.insert(0, "dataset", dataset)
+        table["world_model_seed"] = seed
+        parts.append(table)
+    return pd.concat(parts) if parts else pd.DataFrame()
+
+
+def write_timings(results: Path, matrix: Matrix, output: Path) -> None:
+    """Wall and CPU time of every computing job, from Snakemake's benchmark files; these differ from run to run."""
+    rows = []
+    names = [f"export/{dataset}" for dataset in matrix.datasets]
+    for dataset, seed in models(matrix):
+        stages = ("train-world-model", "train-inverse-dynamics", "synthesize", "assess")
+        names += [f"{stage}/{dataset}/seed-{seed}" for stage in stages]
+    names += [f"train-policy/{run.slug}" for run in runs(matrix)]
+    for name in names:
+        folder = results / "benchmarks"
+        # The shards of one synthetic data set are jobs of their own, in a folder of its name.
+        for path in [folder / f"{name}.tsv", *sorted((folder / name).glob("*.tsv"))]:
+            if path.is_file():
+                row = pd.read_csv(path, sep="\t", na_values="-").iloc[0]
+                stage, _, job = path.relative_to(folder).with_suffix("").as_posix().partition("/")
+                rows.append((stage, job, row["s"], row["cpu_time"], row["max_rss"]))
+    columns = ["stage", "job", "wall_seconds", "cpu_seconds", "max_rss_mib"]
+    write_table(output, pd.DataFrame(rows, columns=columns))
+
+
+def read_csv(sealed: Sealed, name: str) -> pd.DataFrame:
+    return pd.read_csv(io.BytesIO(sealed.read(name)))
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))

@@ -1,0 +1,264 @@
+"""`python -m dawm STAGE`: one call per stage. Exit status 2 and one sentence for bad input."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dawm.errors import InputError
+
+Stage = Callable[[argparse.Namespace], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one stage; returns the exit status."""
+    parsed = parser().parse_args(arguments)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)  # v4 environments: the reference scores fit them
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        parsed.stage(parsed)
+    except InputError as error:
+        print(f"dawm {parsed.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(
+        prog="dawm", description="Diffusion action world models: synthetic transitions for offline RL."
+    )
+    commands = root.add_subparsers(dest="command", required=True, metavar="STAGE")
+
+    def command(name: str, stage: Stage, help: str, *names: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help, description=help)
+        made.set_defaults(stage=stage)
+        for option in names:
+            made.add_argument(f"--{option}", **_OPTIONS[option])
+        return made
+
+    command("export", _export, "make a sealed data set from a source", "settings", "output")
+    models = ("dataset", "settings", "output", "seed", "device")
+    command("train-world-model", _train_world_model, "train the diffusion world model", *models)
+    command("train-inverse-dynamics", _train_inverse_dynamics, "train a = f(s, s')", *models)
+    made = command(
+        "synthesize",
+        _synthesize,
+        "sample synthetic transitions; without --shard and --seal: all shards, then the seal",
+        *("dataset", "world-model", "inverse-dynamics", "settings", "output"),
+    )
+    made.add_argument("--shard", type=int, help="only this shard, from 0")
+    made.add_argument("--seal", action="store_true", help="only seal the shards that are there")
+    made = command("train-policy", _train_policy, "train TD3+BC or IQL on real and synthetic transitions", *models)
+    made.add_argument("--algorithm", required=True, choices=["td3_bc", "iql"])
+    made.add_argument("--synthetic", type=Path, help="folder of synthetic transitions")
+    made.add_argument("--real-fraction", type=float, default=1.0, help="share of real transitions per batch")
+    made = command(
+        "assess",
+        _assess,
+        "replay synthetic transitions in the true simulator",
+        *("dataset", "inverse-dynamics", "settings", "output"),
+    )
+    made.add_argument("--synthetic", type=Path, required=True, help="folder of synthetic transitions")
+    made.add_argument("--name", default="dawm", help="the arm's name in the table")
+    command("tables", _tables, "collect runs into tables/*.csv", "results", "settings")
+    command("timings", _timings, "collect benchmark files into one table", "results", "settings", "output")
+    command("figures", _figures, "draw all figures from the tables", "tables", "output")
+    command("report", _report, "write the report page", "results", "settings")
+    made = command("check-config", _check_config, "validate an experiment's config and print it whole")
+    made.add_argument("config", type=Path)
+    made = command("document-config", _document_config, "write the JSON schema and the table of keys")
+    made.add_argument("--schema", type=Path, required=True)
+    made.add_argument("--keys", type=Path, required=True)
+    made = command("train-behaviour", _train_behaviour, "train a behaviour policy and keep its checkpoints", "seed")
+    made.add_argument("--task", required=True, choices=["hopper", "halfcheetah", "walker2d"])
+    made.add_argument("--algorithm", default="td3", choices=["td3", "sac"])
+    made.add_argument("--steps", type=int, default=250_000)
+    made.add_argument("--every", type=int, default=10_000, help="steps between two checkpoints")
+    made.add_argument("--episodes", type=int, default=5, help="episodes of a checkpoint's evaluation")
+    made.add_argument("--output", type=Path, required=True)
+    made = command("choose-behaviour", _choose_behaviour, "choose a ladder of checkpoints from early to medium")
+    made.add_argument("--checkpoints", type=Path, required=True)
+    made.add_argument("--medium-return", type=float, required=True)
+    made.add_argument("--rungs", type=int, default=6)
+    made.add_argument("--output", type=Path, required=True)
+    return root
+
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "settings": {"default": "{}", "help": "the stage's settings: a YAML file, or YAML or JSON text in braces"},
+    "output": {"type": Path, "required": True, "help": "where the result goes"},
+    "seed": {"type": int, "default": 0},
+    "device": {"default": "auto", "help": "cpu, cuda, or auto: cuda where there is one"},
+    "dataset": {"type": Path, "required": True, "help": "folder of a sealed data set"},
+    "world-model": {"type": Path, "required": True, "help": "folder of a trained world model"},
+    "inverse-dynamics": {"type": Path, "required": True, "help": "folder of a trained inverse dynamics model"},
+    "results": {"type": Path, "required": True, "help": "folder results/<experiment>"},
+    "tables": {"type": Path, "required": True, "help": "folder of sealed tables"},
+}
+
+
+def _settings(parsed: argparse.Namespace, cls: type[Any]) -> Any:
+    import yaml
+
+    from dawm.config import load_yaml, read
+
+    text = parsed.settings
+    if not text.lstrip().startswith("{"):
+        return read(cls, load_yaml(Path(text)), text)
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--settings: expected YAML or JSON, found: {' '.join(str(error).split())}") from error
+    return read(cls, values, "--settings")
+
+
+def _device(parsed: argparse.Namespace) -> str:
+    """The device to train on; one thread per job, since more ran 10 to 40 times slower on busy cores."""
+    import torch
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    wanted = getattr(parsed, "device", "cpu")
+    available = torch.cuda.is_available()
+    if wanted == "auto":
+        return "cuda" if available else "cpu"
+    if wanted not in ("cpu", "cuda"):
+        raise InputError(f"--device: expected cpu, cuda or auto, found {wanted!r}")
+    if wanted == "cuda" and not available:
+        raise InputError("--device: expected a CUDA device for 'cuda', found none")
+    return wanted
+
+
+def _export(parsed: argparse.Namespace) -> None:
+    from dawm.config import ExportSettings
+    from dawm.data.export import export
+
+    export(_settings(parsed, ExportSettings), parsed.output)
+
+
+def _train_world_model(parsed: argparse.Namespace) -> None:
+    from dawm.config import WorldModelSettings
+    from dawm.world_model.training import train_world_model
+
+    settings = _settings(parsed, WorldModelSettings)
+    train_world_model(parsed.dataset, settings, parsed.output, parsed.seed, _device(parsed))
+
+
+def _train_inverse_dynamics(parsed: argparse.Namespace) -> None:
+    from dawm.config import InverseDynamicsSettings
+    from dawm.inverse_dynamics import train_inverse_dynamics
+
+    settings = _settings(parsed, InverseDynamicsSettings)
+    train_inverse_dynamics(parsed.dataset, settings, parsed.output, parsed.seed, _device(parsed))
+
+
+def _synthesize(parsed: argparse.Namespace) -> None:
+    from dawm.config import SynthesisSettings
+    from dawm.synthesis import seal_synthetic, synthesize_shard
+
+    settings = _settings(parsed, SynthesisSettings)
+    _device(parsed)
+    inputs = (parsed.dataset, parsed.world_model, parsed.inverse_dynamics, settings, parsed.output)
+    if not parsed.seal:
+        for shard in range(settings.shards) if parsed.shard is None else [parsed.shard]:
+            synthesize_shard(*inputs, shard)
+    if parsed.seal or parsed.shard is None:
+        seal_synthetic(*inputs)
+
+
+def _train_policy(parsed: argparse.Namespace) -> None:
+    from dawm.offline_rl.training import LEARNERS, train_policy
+
+    settings = _settings(parsed, LEARNERS[parsed.algorithm][1])
+    if not 0 <= parsed.real_fraction <= 1:
+        raise InputError(f"--real-fraction: expected a number from 0 to 1, found {parsed.real_fraction}")
+    train_policy(
+        parsed.algorithm,
+        parsed.dataset,
+        parsed.synthetic,
+        settings,
+        parsed.real_fraction,
+        parsed.output,
+        parsed.seed,
+        _device(parsed),
+    )
+
+
+def _assess(parsed: argparse.Namespace) -> None:
+    from dawm.analysis.fidelity import assess
+    from dawm.config import AssessmentSettings
+
+    settings = _settings(parsed, AssessmentSettings)
+    _device(parsed)
+    assess(parsed.dataset, parsed.synthetic, parsed.inverse_dynamics, settings, parsed.output, parsed.name)
+
+
+def _tables(parsed: argparse.Namespace) -> None:
+    from dawm.analysis.tables import write_tables
+    from dawm.config import Matrix
+
+    write_tables(parsed.results, _settings(parsed, Matrix))
+
+
+def _timings(parsed: argparse.Namespace) -> None:
+    from dawm.analysis.tables import write_timings
+    from dawm.config import Matrix
+
+    write_timings(parsed.results, _settings(parsed, Matrix), parsed.output)
+
+
+def _figures(parsed: argparse.Namespace) -> None:
+    from dawm.analysis.figures import draw_all
+
+    draw_all(parsed.tables, parsed.output)
+
+
+def _report(parsed: argparse.Namespace) -> None:
+    from dawm.analysis.report import write_report
+    from dawm.config import Experiment
+
+    write_report(parsed.results, _settings(parsed, Experiment))
+
+
+def _check_config(parsed: argparse.Namespace) -> None:
+    import yaml
+
+    from dawm.config import as_mapping, load_experiment, plain
+
+    print(
+        yaml.safe_dump(plain(as_mapping(load_experiment(parsed.config))), sort_keys=False, allow_unicode=True), end=""
+    )
+
+
+def _document_config(parsed: argparse.Namespace) -> None:
+    from dawm.config import Experiment, json_schema, key_table
+    from dawm.data.files import write_json, write_text
+
+    write_json(parsed.schema, {"$schema": "https://json-schema.org/draft/2020-12/schema", **json_schema(Experiment)})
+    write_text(parsed.keys, key_table())
+
+
+def _train_behaviour(parsed: argparse.Namespace) -> None:
+    from dawm.environments.behaviour_training import train_behaviour_policy
+    from dawm.environments.tasks import TASKS
+
+    train_behaviour_policy(
+        TASKS[parsed.task],
+        parsed.output,
+        algorithm=parsed.algorithm,
+        steps=parsed.steps,
+        every=parsed.every,
+        episodes=parsed.episodes,
+        seed=parsed.seed,
+    )
+
+
+def _choose_behaviour(parsed: argparse.Namespace) -> None:
+    from dawm.environments.behaviour_training import choose_ladder
+
+    chosen = choose_ladder(parsed.checkpoints, parsed.output, medium_return=parsed.medium_return, rungs=parsed.rungs)
+    print(*chosen, sep="\n")

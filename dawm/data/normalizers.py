@@ -1,0 +1,71 @@
+"""Normalizers that are stored with the model that was trained on them."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+
+class Standardizer(nn.Module):
+    """(x - mean) / std per dimension, clipped back into the data's own range when a sample is decoded.
+
+    Buffers mean, std, low, high: [dim], in raw units; a dimension without variance gets std 1.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        for name, value in (("mean", 0.0), ("std", 1.0), ("low", -torch.inf), ("high", torch.inf)):
+            self.register_buffer(name, torch.full((dim,), value))
+
+    mean: Tensor
+    std: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def fit(cls, values: Tensor, minimum_std: float = 1e-6) -> Self:
+        """values [n, dim] in raw units."""
+        made = cls(values.shape[1])
+        std = values.double().std(0, correction=0).float()
+        made.mean = values.double().mean(0).float()
+        made.std = torch.where(std > minimum_std, std, torch.ones_like(std))
+        made.low, made.high = values.amin(0), values.amax(0)
+        return made
+
+    def encode(self, values: Tensor) -> Tensor:
+        return (values - self.mean) / self.std
+
+    def decode(self, values: Tensor) -> Tensor:
+        return values * self.std + self.mean
+
+    def encoded_range(self) -> tuple[Tensor, Tensor]:
+        """The data's smallest and largest value per dimension, encoded."""
+        return self.encode(self.low), self.encode(self.high)
+
+
+class MinMaxScaler(nn.Module):
+    """2 (x - low) / (high - low) - 1, DWM's map for rewards (Ding et al. 2024, §6.9.4)."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("low", torch.tensor(0.0))
+        self.register_buffer("high", torch.tensor(1.0))
+
+    @classmethod
+    def fit(cls, values: Tensor) -> Self:
+        made = cls()
+        made.low, made.high = values.min(), values.max()
+        if made.high <= made.low:  # a constant reward
+            made.high = made.low + 1.0
+        return made
+
+    def encode(self, values: Tensor) -> Tensor:
+        return 2 * (values - self.low) / (self.high - self.low) - 1
+
+    def decode(self, values: Tensor) -> Tensor:
+        return (values + 1) / 2 * (self.high - self.low) + self.low

@@ -1,0 +1,113 @@
+"""Sealed folders: what a stage writes, with the SHA-256 of every file and the way back to config, seed and inputs."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from dawm import __version__
+from dawm.data.files import digest_of, read_bytes, sha256, write_json
+from dawm.errors import InputError
+
+METADATA, PROVENANCE = "metadata.json", "provenance.json"
+_VERSIONED = ("torch", "numpy", "gymnasium", "mujoco", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A folder whose seal was found whole. Its files are verified when they are read, not before."""
+
+    folder: Path
+    metadata: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Stands for everything in the folder."""
+        return self.provenance["digest"]
+
+    @property
+    def files(self) -> list[str]:
+        return sorted(name for name in self.provenance["files"] if name != METADATA)
+
+    def read(self, name: str) -> bytes:
+        """The content of one file, refused unless it is the one that was sealed."""
+        path = self.folder / name
+        if name not in self.provenance["files"]:
+            raise InputError(f"{path}: not among the files sealed in {PROVENANCE}")
+        content = read_bytes(path)
+        expected, found = self.provenance["files"][name], sha256(content)
+        if found != expected:
+            raise InputError(
+                f"{path}: expected SHA-256 {expected[:12]}… as sealed in {PROVENANCE}, found {found[:12]}…; "
+                "the file was altered, cut or swapped: delete the folder and make it again"
+            )
+        return content
+
+
+def seal(
+    folder: Path,
+    kind: str,
+    *,
+    files: Iterable[str],
+    metadata: Mapping[str, Any],
+    settings: Any,
+    inputs: Mapping[str, Sealed] | None = None,
+    seed: int | None = None,
+) -> None:
+    """Writes metadata.json and then, last, provenance.json, after which the folder counts as complete.
+
+    kind: what the folder holds ("dataset", "policy", ...); readers ask for it by name.
+    """
+    write_json(folder / METADATA, {"kind": kind, **metadata})
+    provenance: dict[str, Any] = {
+        "kind": kind,
+        "settings": settings,
+        "seed": seed,
+        "inputs": {name: sealed.digest for name, sealed in sorted((inputs or {}).items())},
+        "versions": {
+            "dawm": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in _VERSIONED},
+        },
+        "files": {name: sha256(read_bytes(folder / name)) for name in sorted([*files, METADATA])},
+    }
+    provenance["digest"] = digest_of(provenance)
+    write_json(folder / PROVENANCE, provenance)
+
+
+def unseal(folder: Path) -> None:
+    """Takes the seal off before a stage rewrites the folder, so that no half-new folder carries an old seal."""
+    (folder / PROVENANCE).unlink(missing_ok=True)
+
+
+def open_sealed(folder: Path, *kinds: str) -> Sealed:
+    """The sealed folder, refused where the seal is missing, damaged or of another kind."""
+    folder = Path(folder)
+    path = folder / PROVENANCE
+    if not path.is_file():
+        raise InputError(f"{folder}: expected a sealed {' or '.join(kinds)} folder, found no {PROVENANCE} in it")
+    provenance = _parse(path, read_bytes(path))
+    stated = provenance.pop("digest", None)
+    if stated != digest_of(provenance) or not isinstance(provenance.get("files"), dict):
+        raise InputError(f"{path}: the seal was altered (its digest does not fit its content); make the folder again")
+    provenance["digest"] = stated
+    if provenance["kind"] not in kinds:
+        raise InputError(f"{folder}: expected a folder of kind {' or '.join(kinds)}, found {provenance['kind']}")
+    bare = Sealed(folder, {}, provenance)
+    return Sealed(folder, _parse(folder / METADATA, bare.read(METADATA)), provenance)
+
+
+def _parse(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise InputError(f"{path}: expected JSON, found: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value

@@ -1,0 +1,202 @@
+"""The transitions table: the one schema that real and synthetic data share, and its Parquet shards."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dawm.data.files import whole_file
+from dawm.data.sealed import Sealed
+from dawm.errors import InputError
+
+NOT_APPLICABLE = -1
+_VECTORS = {
+    "observation": pa.float32(),
+    "action": pa.float32(),
+    "next_observation": pa.float32(),
+    "qpos": pa.float64(),
+    "qvel": pa.float64(),
+}
+_SCALARS = {
+    "reward": pa.float32(),
+    "discount": pa.float32(),
+    "terminal": pa.bool_(),
+    "timeout": pa.bool_(),
+    "episode": pa.int32(),
+    "step": pa.int32(),
+    "source_row": pa.int64(),
+    "horizon_step": pa.int16(),
+}
+OPTIONAL = ("qpos", "qvel")
+
+
+@dataclass(frozen=True, eq=False)
+class Transitions:
+    """n complete transitions (s, a, r, s′), in raw units; see the README's table of columns.
+
+    observation, next_observation float32 [n, obs_dim]; action float32 [n, act_dim]; reward, discount float32 [n];
+    terminal, timeout bool [n]; episode, step int32 [n]; source_row int64 [n]; horizon_step int16 [n];
+    qpos, qvel float64 [n, nq], [n, nv]: the simulator's state before the step, where it is known.
+    """
+
+    observation: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    next_observation: np.ndarray
+    discount: np.ndarray
+    terminal: np.ndarray
+    timeout: np.ndarray
+    episode: np.ndarray
+    step: np.ndarray
+    source_row: np.ndarray
+    horizon_step: np.ndarray
+    qpos: np.ndarray | None = None
+    qvel: np.ndarray | None = None
+
+    @classmethod
+    def real(
+        cls,
+        *,
+        observation: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        next_observation: np.ndarray,
+        terminal: np.ndarray,
+        timeout: np.ndarray,
+        qpos: np.ndarray | None = None,
+        qvel: np.ndarray | None = None,
+    ) -> Transitions:
+        """Real data in the order in which it was collected; episode and step follow from terminal and timeout."""
+        episode, step = number_episodes(terminal | timeout)
+        rows = len(reward)
+        return cls(
+            observation=np.ascontiguousarray(observation, np.float32),
+            action=np.ascontiguousarray(action, np.float32),
+            reward=np.ascontiguousarray(reward, np.float32),
+            next_observation=np.ascontiguousarray(next_observation, np.float32),
+            discount=np.where(terminal, 0, 1).astype(np.float32),
+            terminal=terminal,
+            timeout=timeout,
+            episode=episode,
+            step=step,
+            source_row=np.full(rows, NOT_APPLICABLE, np.int64),
+            horizon_step=np.full(rows, NOT_APPLICABLE, np.int16),
+            qpos=qpos,
+            qvel=qvel,
+        )
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    @property
+    def observation_dim(self) -> int:
+        return self.observation.shape[1]
+
+    @property
+    def action_dim(self) -> int:
+        return self.action.shape[1]
+
+    def take(self, rows: np.ndarray | slice) -> Transitions:
+        """Some rows, by index, mask or slice."""
+        columns = {name: value for name, value in self.columns().items() if value is not None}
+        return dataclasses.replace(self, **{name: value[rows] for name, value in columns.items()})
+
+    def columns(self) -> dict[str, np.ndarray | None]:
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+
+
+def number_episodes(last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Episode and step (both int32 [n]) of rows in order; `last` marks each episode's last row."""
+    first = np.concatenate([[True], last[:-1]]) if len(last) else last
+    episode = np.cumsum(first) - 1
+    starts = np.flatnonzero(first)
+    return episode.astype(np.int32), (np.arange(len(last)) - starts[episode]).astype(np.int32)
+
+
+def concatenate(parts: Sequence[Transitions]) -> Transitions:
+    columns: dict[str, Any] = {}
+    for item in dataclasses.fields(Transitions):
+        values = [getattr(part, item.name) for part in parts]
+        columns[item.name] = None if any(value is None for value in values) else np.concatenate(values)
+    return Transitions(**columns)
+
+
+def shard_name(number: int, count: int) -> str:
+    return f"shard-{number:05d}-of-{count:05d}.parquet"
+
+
+def write_shard(path: Path, transitions: Transitions, identity: str = "") -> None:
+    """One Parquet file, whole or not there. `identity` goes into its schema (see `shard_identity`)."""
+    arrays, names = [], []
+    for name, column in transitions.columns().items():
+        if column is None:
+            continue
+        names.append(name)
+        if name in _VECTORS:
+            flat = pa.array(np.ascontiguousarray(column).reshape(-1), type=_VECTORS[name])
+            arrays.append(pa.FixedSizeListArray.from_arrays(flat, column.shape[1]))
+        else:
+            arrays.append(pa.array(column, type=_SCALARS[name]))
+    table = pa.Table.from_arrays(arrays, names=names).replace_schema_metadata({"dawm.identity": identity})
+    floats = [f"{name}.list.element" for name in _VECTORS if name in names] + ["reward", "discount"]
+    with whole_file(path) as part:
+        pq.write_table(table, part, compression="zstd", use_dictionary=False, use_byte_stream_split=floats)
+
+
+def parse_shard(content: bytes, path: Path) -> Transitions:
+    """The transitions in one shard's bytes; refused by name where it is no Parquet or has another schema."""
+    try:
+        table = pq.read_table(io.BytesIO(content), use_threads=False)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected a Parquet file of transitions, found: {' '.join(str(error).split())}"
+        ) from error
+    columns: dict[str, np.ndarray | None] = {}
+    for name, kind in (_VECTORS | _SCALARS).items():
+        if name not in table.column_names:
+            if name not in OPTIONAL:
+                raise InputError(f"{path}: column {name!r} is missing; a transitions table has all of its columns")
+            columns[name] = None
+            continue
+        column, found = table.column(name), table.schema.field(name).type
+        if name in _VECTORS:
+            if not pa.types.is_fixed_size_list(found) or found.value_type != kind:
+                raise InputError(f"{path}: column {name!r}: expected fixed-size lists of {kind}, found {found}")
+            flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            columns[name] = flat.reshape(len(column), found.list_size)
+        else:
+            if found != kind:
+                raise InputError(f"{path}: column {name!r}: expected {kind}, found {found}")
+            columns[name] = column.to_numpy()
+    return Transitions(**columns)  # type: ignore[arg-type]
+
+
+def shard_identity(path: Path) -> str:
+    """What `write_shard` was told that the shard belongs to."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{path}: expected a Parquet shard, found: {' '.join(str(error).split())}") from error
+    return metadata.get(b"dawm.identity", b"").decode()
+
+
+def read_transitions(sealed: Sealed) -> Transitions:
+    """All shards of a sealed data set, each verified, in order."""
+    names = [name for name in sealed.files if name.endswith(".parquet")]
+    parts = [parse_shard(sealed.read(name), sealed.folder / name) for name in names]
+    dims = (sealed.metadata["observation_dim"], sealed.metadata["action_dim"])
+    for name, part in zip(names, parts, strict=True):
+        if (part.observation_dim, part.action_dim) != dims:
+            raise InputError(
+                f"{sealed.folder / name}: expected {dims[0]} observation and {dims[1]} action dimensions as in "
+                f"metadata.json, found {part.observation_dim} and {part.action_dim}"
+            )
+    return concatenate(parts)

@@ -1,0 +1,37 @@
+"""Weights in safetensors inside sealed folders: read back only into the shapes that were asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import nn
+
+from dawm.data.files import whole_file
+from dawm.data.sealed import Sealed
+from dawm.errors import InputError
+
+
+def save_weights(path: Path, module: nn.Module) -> None:
+    """Parameters and buffers (normalizers included)."""
+    with whole_file(path) as part:
+        save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, part)
+
+
+def load_weights(sealed: Sealed, name: str, module: nn.Module) -> None:
+    """Fills `module` from a sealed file; InputError names the first tensor that is missing, extra or misshapen."""
+    path = sealed.folder / name
+    try:
+        found = load(sealed.read(name))
+    except SafetensorError as error:
+        raise InputError(f"{path}: expected a safetensors file, found: {error}") from error
+    expected = module.state_dict()
+    for key in sorted(expected.keys() ^ found.keys()):
+        raise InputError(f"{path}: tensor {key!r} is {'missing' if key in expected else 'not one of this model'}")
+    for key, value in expected.items():
+        if found[key].shape != value.shape:
+            raise InputError(
+                f"{path}: tensor {key!r}: expected shape {tuple(value.shape)}, found {tuple(found[key].shape)}"
+            )
+    module.load_state_dict(found)

@@ -1,0 +1,119 @@
+"""Windows of T rows over real episodes, and the return-to-go that conditions them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dawm.data.normalizers import MinMaxScaler, Standardizer
+from dawm.data.transitions import Transitions
+
+UNKNOWN_SHARE = 0.1  # a return-to-go that lacks γ^k > 0.1 of its weight to a cut is no condition
+
+
+def returns_to_go(transitions: Transitions, discount: float, truncated: str = "drop") -> np.ndarray:
+    """g_t = Σ_{k≥0} γ^k r_{t+k} to the episode's end (Ding et al. 2024, §6.3), float32 [n], raw reward.
+
+    Where the episode ended by timeout its future is cut off. truncated="drop": NaN where the missing part weighs
+    γ^k > 0.1; "average_reward_tail": the episode's mean reward goes on for ever, r̄ / (1 - γ).
+    """
+    reward = transitions.reward.astype(np.float64)
+    result = np.empty(len(reward))
+    last = np.flatnonzero(transitions.terminal | transitions.timeout)
+    first = np.concatenate([[0], last[:-1] + 1])
+    for begin, end in zip(first, last, strict=True):
+        cut = bool(transitions.timeout[end])
+        tail = 0.0
+        if cut and truncated == "average_reward_tail" and discount < 1:
+            tail = reward[begin : end + 1].mean() / (1 - discount)
+        for row in range(end, begin - 1, -1):
+            tail = reward[row] + discount * tail
+            result[row] = tail
+        if cut and truncated == "drop":
+            missing = discount ** (end - np.arange(begin, end + 1) + 1)
+            result[begin : end + 1][missing > UNKNOWN_SHARE] = np.nan
+    return result.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """B windows in the model's units, channels [state, reward, terminal].
+
+    rows [B, T, obs_dim + 2]: row i holds s_{t+i}, r_{t+i} and whether the episode had ended when s_{t+i} was reached.
+    mask [B, T, obs_dim + 2]: 1 where the loss counts. action [B, act_dim] = a_t. return_to_go [B], 0 where unknown.
+    known [B]: bool.
+    """
+
+    rows: Tensor
+    mask: Tensor
+    action: Tensor
+    return_to_go: Tensor
+    known: Tensor
+
+
+class Windows:
+    """All windows of a set of episodes. After a terminal they are padded; across a timeout there are none."""
+
+    def __init__(
+        self,
+        transitions: Transitions,
+        episodes: np.ndarray,
+        window: int,
+        return_to_go: np.ndarray,
+        states: Standardizer,
+        rewards: MinMaxScaler,
+        terminal_successors_known: bool = True,
+    ) -> None:
+        """episodes: bool [n], rows that may be used; return_to_go [n] in the model's units, NaN where unknown."""
+        self.window = window
+        self.state = states.encode(torch.from_numpy(transitions.observation))
+        self.successor = states.encode(torch.from_numpy(transitions.next_observation))
+        self.reward = rewards.encode(torch.from_numpy(transitions.reward))
+        self.action = torch.from_numpy(transitions.action)
+        self.return_to_go = torch.from_numpy(return_to_go)
+        self.terminal_successors_known = terminal_successors_known
+        ends = np.flatnonzero(transitions.terminal | transitions.timeout)
+        last = ends[transitions.episode]
+        self.last = torch.from_numpy(last)
+        self.terminal = torch.from_numpy(transitions.terminal)
+        complete = np.arange(len(transitions)) + window - 2 <= last
+        self.starts = torch.from_numpy(np.flatnonzero(episodes & (complete | transitions.terminal[last])))
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def batch(self, numbers: Tensor) -> WindowBatch:
+        """The windows that start at `self.starts[numbers]`."""
+        start = self.starts[numbers]
+        last = self.last[start][:, None]  # [B, 1]
+        row = start[:, None] + torch.arange(self.window)  # [B, T], may run past the episode's end
+        before = torch.minimum(row[:, 1:] - 1, last)  # the transition that leads to row i, or the terminal one
+        state = torch.cat([self.state[start][:, None], self.successor[before]], dim=1)
+        reward_real = row <= last
+        reward = torch.where(reward_real, self.reward[torch.minimum(row, last)], 0.0)
+        over = (row[:, 1:] - 1 >= last) & self.terminal[last]  # row i is the terminal state, or padding after it
+        terminal = torch.cat([torch.zeros_like(over[:, :1]), over], dim=1)
+
+        state_known = row - 1 <= last  # the terminal state itself is real, what follows is padding
+        if not self.terminal_successors_known:
+            state_known = state_known & ~terminal
+        state_known[:, 0] = False  # given, never a target
+        reward_known = reward_real.clone()
+        reward_known[:, -1] = False  # belongs to a transition whose successor lies outside the window
+        terminal_known = torch.ones_like(reward_known)
+        terminal_known[:, 0] = False
+
+        rows = torch.cat([state, reward[..., None], 2.0 * terminal[..., None] - 1.0], dim=-1)
+        mask = torch.cat(
+            [
+                state_known[..., None].expand(-1, -1, state.shape[-1]),
+                reward_known[..., None],
+                terminal_known[..., None],
+            ],
+            dim=-1,
+        ).float()
+        wanted = self.return_to_go[start]
+        return WindowBatch(rows, mask, self.action[start], wanted.nan_to_num(0.0), ~wanted.isnan())

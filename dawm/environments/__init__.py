@@ -1,0 +1,1 @@
+"""Tasks with their reference scores, behaviour policies, vectorised evaluation and the simulator as an oracle."""

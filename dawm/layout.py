@@ -1,0 +1,77 @@
+"""Where an experiment's results lie: the one place that knows, for the workflow and for the stages that collect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dawm.config import Matrix
+
+
+@dataclass(frozen=True)
+class Run:
+    """One RL run of the matrix."""
+
+    dataset: str
+    algorithm: str
+    augmentation: str
+    seed: int
+
+    @property
+    def slug(self) -> str:
+        return f"{self.dataset}/{self.algorithm}/{self.augmentation}/seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Folders and files below `results/<experiment>`."""
+
+    root: Path
+
+    def dataset(self, dataset: str) -> Path:
+        return self.root / "datasets" / dataset
+
+    def world_model(self, dataset: str, seed: int | str) -> Path:
+        return self.root / "world-models" / dataset / f"seed-{seed}"
+
+    def inverse_dynamics(self, dataset: str, seed: int | str) -> Path:
+        return self.root / "inverse-dynamics" / dataset / f"seed-{seed}"
+
+    def synthetic(self, dataset: str, seed: int | str) -> Path:
+        return self.root / "synthetic" / dataset / f"seed-{seed}"
+
+    def assessment(self, dataset: str, seed: int | str) -> Path:
+        return self.root / "assessments" / dataset / f"seed-{seed}"
+
+    def policy(self, run: Run) -> Path:
+        return self.root / "policies" / run.slug
+
+    @property
+    def tables(self) -> Path:
+        return self.root / "tables"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "figures"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+
+def runs(matrix: Matrix) -> Iterator[Run]:
+    """Every RL run, in the order of the tables."""
+    for dataset in matrix.datasets:
+        for algorithm in matrix.algorithms:
+            for augmentation in matrix.real_fractions:
+                for seed in matrix.seeds:
+                    yield Run(dataset, algorithm, augmentation, seed)
+
+
+def models(matrix: Matrix) -> Iterator[tuple[str, int]]:
+    """(data set, world-model seed) of every world model that some arm needs."""
+    if any(fraction < 1 for fraction in matrix.real_fractions.values()):
+        for dataset in matrix.datasets:
+            for seed in matrix.world_model_seeds:
+                yield dataset, seed

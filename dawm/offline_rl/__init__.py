@@ -1,0 +1,1 @@
+"""Offline reinforcement learning: TD3+BC and IQL on any mixture of real and synthetic transitions."""

@@ -1,0 +1,158 @@
+"""Stage `train-policy`: one learner, one mixture of data, one seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dawm.config import IQLSettings, LearnerSettings, TD3BCSettings, as_mapping
+from dawm.data.export import episode_returns
+from dawm.data.files import digest_of, only_writer
+from dawm.data.normalizers import Standardizer
+from dawm.data.sealed import Sealed, open_sealed, seal, unseal
+from dawm.data.transitions import Transitions, read_transitions
+from dawm.data.weights import save_weights
+from dawm.environments.evaluation import Evaluator
+from dawm.environments.tasks import task_of_environment
+from dawm.errors import InputError
+from dawm.offline_rl.batches import Mixture
+from dawm.offline_rl.iql import IQL
+from dawm.offline_rl.networks import Actor
+from dawm.offline_rl.policy import WEIGHTS, DeterministicPolicy
+from dawm.offline_rl.td3_bc import TD3BC
+from dawm.randomness import derived_seed, generator
+from dawm.training import finish, train
+
+LEARNERS = {"td3_bc": (TD3BC, TD3BCSettings), "iql": (IQL, IQLSettings)}
+LOG_EVERY = 500
+NOISE_STEPS = 64
+
+
+def train_policy(
+    algorithm: str,
+    dataset: Path,
+    synthetic: Path | None,
+    settings: TD3BCSettings | IQLSettings,
+    real_fraction: float,
+    output: Path,
+    seed: int,
+    device: str = "cpu",
+) -> None:
+    """Writes `output`/policy.safetensors (with its normalizer), evaluations.csv, metrics.csv and the seal."""
+    data = open_sealed(dataset, "dataset")
+    real = read_transitions(data)
+    inputs = {"dataset": data}
+    imagined = None
+    if real_fraction < 1:
+        if synthetic is None:
+            raise InputError(f"real_fraction: {real_fraction} needs a folder of synthetic transitions, found none")
+        inputs["synthetic"] = open_sealed(synthetic, "synthetic")
+        imagined = read_synthetic(inputs["synthetic"], data)
+    task = task_of_environment(data.metadata["environment"])
+    observations = observation_normalizer(real, settings.normalize_observations)
+    mixture = Mixture(
+        real, imagined, real_fraction, observations, reward_scale(real, settings.normalize_rewards), device
+    )
+    torch.manual_seed(derived_seed(seed, "policy", "weights"))
+    learner = LEARNERS[algorithm][0].create(settings, real.observation_dim, real.action_dim, device)  # type: ignore[attr-defined]
+    policy = DeterministicPolicy(observations.to(device), learner.actor)
+    evaluator = Evaluator(task, settings.evaluation_episodes)
+    noise = NoiseStream(seed, learner.noise_shape, device)
+
+    def update(step: int) -> dict[str, Tensor]:
+        return learner.update(mixture.batch(seed, step, settings.batch_size), noise.at(step), step, settings)
+
+    def evaluate(step: int) -> dict[str, float]:
+        returns = evaluator.returns(policy.act, seed, step)
+        scores = task.normalized_score(returns)
+        return {
+            "return_mean": float(returns.mean()),
+            "return_std": float(returns.std()),
+            "normalized_score": float(np.mean(scores)),
+            "episodes": len(returns),
+        }
+
+    mapping = {**as_mapping(settings), "algorithm": algorithm, "real_fraction": real_fraction}
+    with only_writer(output):
+        unseal(output)
+        train(
+            f"{algorithm} seed {seed}",
+            update,
+            learner.state(),
+            folder=output,
+            run=digest_of([{name: sealed.digest for name, sealed in inputs.items()}, mapping, seed, device]),
+            steps=settings.gradient_steps,
+            checkpoint_every=settings.checkpoint_every,
+            log_every=LOG_EVERY,
+            evaluate=evaluate,
+            evaluate_every=settings.evaluate_every,
+        )
+        saved = DeterministicPolicy(observations, plain_actor(learner.actor, real, settings))
+        save_weights(output / WEIGHTS, saved)
+        seal(
+            output,
+            "policy",
+            files=[WEIGHTS, "evaluations.csv", "metrics.csv"],
+            settings=mapping,
+            seed=seed,
+            inputs=inputs,
+            metadata={
+                "algorithm": algorithm,
+                "environment": task.environment,
+                "real_fraction": real_fraction,
+                **saved.facts(),
+            },
+        )
+        finish(output)
+
+
+def read_synthetic(sealed: Sealed, data: Sealed) -> Transitions:
+    """Synthetic transitions, refused unless they grew from this data set."""
+    if sealed.provenance["inputs"]["dataset"] != data.digest:
+        raise InputError(f"{sealed.folder}: grew from another data set than {data.folder}; synthesize again")
+    return read_transitions(sealed)
+
+
+def observation_normalizer(real: Transitions, wanted: bool) -> Standardizer:
+    """(s - mean) / (std + 1e-3) of the real data (Fujimoto & Gu 2021, §5), or the identity."""
+    normalizer = Standardizer(real.observation_dim)
+    if wanted:
+        values = torch.from_numpy(real.observation).double()
+        normalizer.mean = values.mean(0).float()
+        normalizer.std = (values.std(0, correction=0) + 1e-3).float()
+    return normalizer
+
+
+def reward_scale(real: Transitions, wanted: bool) -> float:
+    """1000 / (largest - smallest return) of the real episodes (IQL's locomotion setting), or 1."""
+    returns = episode_returns(real)
+    return float(1000.0 / (returns.max() - returns.min())) if wanted and np.ptp(returns) > 0 else 1.0
+
+
+def plain_actor(actor: Actor, real: Transitions, settings: LearnerSettings) -> Actor:
+    """The actor's mean network alone: what acts, whatever the learner needed beside it."""
+    plain = Actor(real.observation_dim, real.action_dim, settings.hidden)
+    plain.network.load_state_dict(actor.network.state_dict())
+    return plain
+
+
+class NoiseStream:
+    """Standard normal noise of a step by (seed, step), drawn many steps at a time."""
+
+    def __init__(self, seed: int, shape: tuple[int, ...], device: str) -> None:
+        self.seed, self.shape, self.device = seed, shape, device
+        self.group, self.drawn = -1, torch.empty(0)
+
+    def at(self, step: int) -> Tensor:
+        """[*shape]; nothing is drawn for a learner without noise."""
+        if not self.shape:
+            return self.drawn
+        group, place = divmod(step, NOISE_STEPS)
+        if group != self.group:
+            rng = generator(self.seed, "target-noise", group)
+            drawn = rng.standard_normal((NOISE_STEPS, *self.shape), dtype=np.float32)
+            self.group, self.drawn = group, torch.from_numpy(drawn).to(self.device)
+        return self.drawn[place]

@@ -1,0 +1,34 @@
+"""Progress of long jobs: one line of step, rate and time left every few seconds, fit for a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+class Progress:
+    """Prints to standard error, at most every `interval` seconds and once at the end."""
+
+    def __init__(self, what: str, total: int, start: int = 0, interval: float = 5.0) -> None:
+        self.what, self.total, self.interval = what, total, interval
+        self.step = self.first = start
+        self.began = self.printed = time.monotonic()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.step += count
+        if self.step < self.total and self.step % 32:
+            return  # looking at the clock costs more than a simulator's small step
+        now = time.monotonic()
+        if now - self.printed >= self.interval or self.step >= self.total:
+            self.printed = now
+            rate = (self.step - self.first) / max(now - self.began, 1e-9)
+            left = (self.total - self.step) / max(rate, 1e-9)
+            share = 100 * self.step // max(self.total, 1)
+            line = f"{self.what}: {self.step}/{self.total} ({share} %), {rate:,.0f}/s, {_clock(left)} left"
+            print(f"{line}{', ' if note else ''}{note}", file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,211 @@
+"""Stage `synthesize`: world model + inverse dynamics → complete transitions → Parquet shards, then the seal.
+
+A trajectory's result depends on (seed, its number) alone: starts and noise are counter-based, and the networks always
+see the same blocks of 256 trajectories, because a matrix product's rounding depends on its shape. Shards are ranges of
+whole blocks, so that 1, 4 or 16 of them hold the same transitions, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dawm.config import SynthesisSettings, WorldModelSettings, as_mapping
+from dawm.data.files import digest_of, only_writer, read_bytes
+from dawm.data.sealed import Sealed, open_sealed, seal, unseal
+from dawm.data.transitions import (
+    NOT_APPLICABLE,
+    Transitions,
+    concatenate,
+    parse_shard,
+    read_transitions,
+    shard_identity,
+    shard_name,
+    write_shard,
+)
+from dawm.data.windows import returns_to_go
+from dawm.errors import InputError
+from dawm.inverse_dynamics import InverseDynamics, load_inverse_dynamics
+from dawm.progress import Progress
+from dawm.randomness import generator
+from dawm.world_model.model import Imagined, WorldModel
+from dawm.world_model.training import load_world_model
+
+BLOCK = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """The three inputs of synthesis, with their seals."""
+
+    data: Sealed
+    world_model: WorldModel
+    world_model_seal: Sealed
+    inverse_dynamics: InverseDynamics
+    inverse_dynamics_seal: Sealed
+
+    @classmethod
+    def load(cls, dataset: Path, world_model: Path, inverse_dynamics: Path) -> Parts:
+        """Refuses models that were trained on another data set."""
+        data = open_sealed(dataset, "dataset")
+        model, model_seal = load_world_model(world_model)
+        inverse, inverse_seal = load_inverse_dynamics(inverse_dynamics)
+        for sealed in (model_seal, inverse_seal):
+            if sealed.provenance["inputs"]["dataset"] != data.digest:
+                raise InputError(f"{sealed.folder}: was trained on another data set than {dataset}; train it again")
+        return cls(data, model, model_seal, inverse, inverse_seal)
+
+    @property
+    def inputs(self) -> dict[str, Sealed]:
+        return {
+            "dataset": self.data,
+            "world_model": self.world_model_seal,
+            "inverse_dynamics": self.inverse_dynamics_seal,
+        }
+
+    def identity(self, settings: SynthesisSettings) -> str:
+        """What a shard must belong to, whatever the number of shards."""
+        inputs = {name: sealed.digest for name, sealed in self.inputs.items()}
+        return digest_of([inputs, as_mapping(dataclasses.replace(settings, shards=1))])
+
+
+def synthesize_shard(
+    dataset: Path, world_model: Path, inverse_dynamics: Path, settings: SynthesisSettings, output: Path, shard: int
+) -> None:
+    """Writes shard number `shard` (from 0) into `output`."""
+    if not 0 <= shard < settings.shards:
+        raise InputError(f"shard: expected 0 to {settings.shards - 1}, found {shard}")
+    parts = Parts.load(dataset, world_model, inverse_dynamics)
+    transitions = read_transitions(parts.data)
+    plan = Plan(parts.world_model.settings, settings, transitions)
+    begin, end = shard_range(settings, shard)
+    progress = Progress("synthesize", (end - begin) * BLOCK)
+    blocks = []
+    for block in range(begin, end):
+        blocks.append(synthesize_block(parts, plan, settings, transitions, block))
+        progress.advance(BLOCK)
+    result = concatenate(blocks) if blocks else concatenate_none(transitions)
+    write_shard(output / shard_name(shard, settings.shards), result, parts.identity(settings))
+
+
+def shard_range(settings: SynthesisSettings, shard: int) -> tuple[int, int]:
+    """First block and end of a shard; with more shards than blocks some are empty."""
+    blocks = -(-settings.trajectories // BLOCK)
+    return shard * blocks // settings.shards, (shard + 1) * blocks // settings.shards
+
+
+class Plan:
+    """Where trajectories start and what return they ask for: by trajectory number."""
+
+    def __init__(self, model: WorldModelSettings, settings: SynthesisSettings, transitions: Transitions) -> None:
+        rows = len(transitions)
+        rounds = -(-settings.trajectories // rows)
+        orders = [generator(settings.seed, "starts", draw).permutation(rows) for draw in range(rounds)]
+        self.source_row = np.concatenate(orders)[: settings.trajectories]  # every row once before any comes twice
+        self.draw = np.arange(settings.trajectories) // rows
+        wanted = returns_to_go(transitions, model.discount, model.truncated_return)
+        self.return_to_go = settings.return_factor * wanted[self.source_row]
+
+
+def synthesize_block(
+    parts: Parts, plan: Plan, settings: SynthesisSettings, transitions: Transitions, block: int
+) -> Transitions:
+    """Complete transitions of trajectories 256·block … 256·block + 255; the last block is padded with its last one."""
+    numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
+    kept = numbers < settings.trajectories
+    numbers = np.minimum(numbers, settings.trajectories - 1)
+    source = plan.source_row[numbers]
+    model = parts.world_model
+    shape = (settings.sampling_steps, model.settings.window, model.channels)
+    noise = np.stack(
+        [
+            generator(settings.seed, "noise", int(row), int(draw)).standard_normal(shape, dtype=np.float32)
+            for row, draw in zip(source, plan.draw[numbers], strict=True)
+        ],
+        axis=1,
+    )
+    imagined = model.sample(
+        torch.from_numpy(transitions.observation[source]),
+        torch.from_numpy(transitions.action[source]),
+        torch.from_numpy(plan.return_to_go[numbers].astype(np.float32)),
+        torch.from_numpy(noise),
+        sampler=settings.sampler,
+        guidance=settings.guidance,
+        temperature=settings.temperature,
+    )
+    return complete(imagined, parts.inverse_dynamics, transitions.action[source], source, kept)
+
+
+@torch.inference_mode()
+def complete(
+    imagined: Imagined, inverse_dynamics: InverseDynamics, action: np.ndarray, source: np.ndarray, kept: np.ndarray
+) -> Transitions:
+    """One-step transitions of imagined windows: the given first action, inferred later ones, cut after a terminal.
+
+    action [B, act_dim] and source [B] belong to the starts; kept [B] says which trajectories count.
+    """
+    states, rewards = imagined.states.numpy(), imagined.rewards.numpy()
+    terminals = imagined.terminals.numpy()
+    batch, steps = rewards.shape
+    inferred = inverse_dynamics(imagined.states[:, :-1], imagined.states[:, 1:]).numpy().clip(-1.0, 1.0)
+    actions = np.concatenate([action[:, None], inferred[:, 1:]], axis=1)
+    ended_before = np.cumsum(terminals, axis=1) - terminals > 0
+    keep = (kept[:, None] & ~ended_before).ravel()
+    terminal = terminals.ravel()[keep]
+    count = int(keep.sum())
+
+    def flat(values: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(values.reshape(batch * steps, -1)[keep], dtype=np.float32)
+
+    return Transitions(
+        observation=flat(states[:, :-1]),
+        action=flat(actions),
+        reward=flat(rewards)[:, 0],
+        next_observation=flat(states[:, 1:]),
+        discount=np.where(terminal, 0, 1).astype(np.float32),
+        terminal=terminal,
+        timeout=np.zeros(count, dtype=bool),
+        episode=np.full(count, NOT_APPLICABLE, np.int32),
+        step=np.full(count, NOT_APPLICABLE, np.int32),
+        source_row=np.repeat(source, steps)[keep].astype(np.int64),
+        horizon_step=np.tile(np.arange(1, steps + 1), batch)[keep].astype(np.int16),
+    )
+
+
+def concatenate_none(transitions: Transitions) -> Transitions:
+    """An empty table of the same dimensions, for a shard without a block."""
+    return dataclasses.replace(transitions, qpos=None, qvel=None).take(slice(0, 0))
+
+
+def seal_synthetic(
+    dataset: Path, world_model: Path, inverse_dynamics: Path, settings: SynthesisSettings, output: Path
+) -> None:
+    """Seals `output` once all shards are there; refuses shards of another run."""
+    parts = Parts.load(dataset, world_model, inverse_dynamics)
+    identity = parts.identity(settings)
+    names = [shard_name(number, settings.shards) for number in range(settings.shards)]
+    rows = terminals = 0
+    with only_writer(output):
+        unseal(output)
+        for name in names:
+            path = output / name
+            if not path.is_file():
+                raise InputError(f"{path}: the shard is missing; write it with: synthesize --shard {names.index(name)}")
+            if shard_identity(path) != identity:
+                raise InputError(f"{path}: belongs to another data set, model or setting; write it again")
+            shard = parse_shard(read_bytes(path), path)
+            rows += len(shard)
+            terminals += int(shard.terminal.sum())
+        facts = {key: parts.data.metadata[key] for key in ("environment", "observation_dim", "action_dim")}
+        seal(
+            output,
+            "synthetic",
+            files=names,
+            settings=as_mapping(settings),
+            seed=settings.seed,
+            inputs=parts.inputs,
+            metadata={**facts, "rows": rows, "terminals": terminals, "n_step": 1},
+        )

@@ -1,0 +1,180 @@
+"""What every training shares: exact resume, metrics written as they come, progress, averaged weights, the cosine."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dawm.data.files import whole_file, write_text
+from dawm.progress import Progress
+
+CHECKPOINT = ".checkpoint.safetensors"
+
+
+class Ledger:
+    """A growing CSV table. Rows are on the disk as they come; a resumed run goes back to its checkpoint's rows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+
+    def restore(self, rows: list[dict[str, float]]) -> None:
+        self.rows = list(rows)
+        text = io.StringIO()
+        for row in self.rows:
+            self._write(text, row, header=row is self.rows[0])
+        write_text(self.path, text.getvalue())
+
+    def append(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+        with open(self.path, "a", newline="") as file:
+            self._write(file, row, header=len(self.rows) == 1)
+
+    @staticmethod
+    def _write(file: Any, row: dict[str, float], header: bool) -> None:
+        writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
+        if header:
+            writer.writeheader()
+        writer.writerow({key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()})
+
+
+class State:
+    """Everything that a training changes, by name: the tensors of modules and of their optimizers."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+        self.modules, self.optimizers = dict(modules), dict(optimizers)
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {}
+        for name, module in self.modules.items():
+            found.update({f"{name}/{key}": value for key, value in module.state_dict().items()})
+        for name, optimizer in self.optimizers.items():
+            for index, slots in optimizer.state_dict()["state"].items():
+                found.update({f"{name}/{index}/{slot}": value for slot, value in slots.items()})
+        return {key: value.detach().contiguous() for key, value in found.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+        for name, module in self.modules.items():
+            module.load_state_dict(under(f"{name}/"))
+        for name, optimizer in self.optimizers.items():
+            slots: dict[int, dict[str, Tensor]] = {}
+            for key, value in under(f"{name}/").items():
+                index, slot = key.split("/")
+                slots.setdefault(int(index), {})[slot] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+
+
+def train(
+    what: str,
+    update: Callable[[int], Mapping[str, Tensor]],
+    state: State,
+    *,
+    folder: Path,
+    run: str,
+    steps: int,
+    checkpoint_every: int,
+    log_every: int,
+    evaluate: Callable[[int], dict[str, float]] | None = None,
+    evaluate_every: int = 0,
+) -> None:
+    """Calls update(step) for step = 0 … steps - 1, from the last checkpoint on if one of this `run` is there.
+
+    `run` is the digest of everything that decides the result. `update` draws all randomness from its step, so that a
+    training that was killed and resumed ends with the same bytes as one that was not. Metrics (means over `log_every`
+    steps) go to metrics.csv, the rows of `evaluate`, called after every `evaluate_every` steps, to evaluations.csv.
+    """
+    ledgers = {"metrics": Ledger(folder / "metrics.csv")}
+    if evaluate is not None:
+        ledgers["evaluations"] = Ledger(folder / "evaluations.csv")
+    first, rows, sums = _resume(folder / CHECKPOINT, run, state)
+    for name, ledger in ledgers.items():
+        ledger.restore(rows.get(name, []))
+    progress = Progress(what, steps, start=first)
+    note = ""
+    for step in range(first, steps):
+        for name, value in update(step).items():
+            sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
+        done = step + 1
+        if done % log_every == 0 or done == steps:
+            count = (done - 1) % log_every + 1
+            row = {"step": done, **{name: float(value) / count for name, value in sums.items()}}
+            ledgers["metrics"].append(row)
+            note = ", ".join(f"{name} {row[name]:.4g}" for name in sums)
+            sums = {}
+        if evaluate is not None and (done % evaluate_every == 0 or done == steps):
+            ledgers["evaluations"].append({"step": done, **evaluate(done)})
+        if done % checkpoint_every == 0 and done < steps:
+            save_checkpoint(folder / CHECKPOINT, run, done, state, ledgers, sums)
+        progress.advance(note=note)
+
+
+def save_checkpoint(
+    path: Path, run: str, step: int, state: State, ledgers: Mapping[str, Ledger], sums: Mapping[str, Tensor]
+) -> None:
+    tensors = state.tensors() | {f"sums/{name}": value for name, value in sums.items()}
+    header = {
+        "run": run,
+        "step": str(step),
+        "rows": json.dumps({name: ledger.rows for name, ledger in ledgers.items()}),
+    }
+    with whole_file(path) as part:
+        save_file(tensors, part, metadata=header)
+
+
+def _resume(path: Path, run: str, state: State) -> tuple[int, dict[str, list], dict[str, Tensor]]:
+    """Step, ledgers' rows and running sums of the checkpoint at `path`; a fresh start where there is none of `run`."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata()
+            if header["run"] != run:
+                return 0, {}, {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError):
+        return 0, {}, {}
+    sums = {name.removeprefix("sums/"): tensors.pop(name) for name in list(tensors) if name.startswith("sums/")}
+    state.load(tensors)
+    return int(header["step"]), json.loads(header["rows"]), sums
+
+
+def finish(folder: Path) -> None:
+    """Removes the checkpoint, after the result was sealed."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def cosine_rate(step: int, steps: int, start: float) -> float:
+    """Learning rate that falls from `start` to 0 along half a cosine (Loshchilov & Hutter 2017, eq. 5)."""
+    return start * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+@torch.no_grad()
+def average_into(averaged: nn.Module, online: nn.Module, rate: float) -> None:
+    """averaged ← (1 - rate) averaged + rate online: EMA weights (rate = 1 - decay) and target networks (rate = τ)."""
+    pairs = list(zip(averaged.parameters(), online.parameters(), strict=True))
+    torch._foreach_lerp_([a for a, _ in pairs], [o.detach() for _, o in pairs], rate)
+
+
+def ema_rate(number: int, decay: float) -> float:
+    """Rate of averaging number 0, 1, …: 1 - min(decay, (1 + n)/(10 + n)), so that the start is soon forgotten."""
+    return 1 - min(decay, (1 + number) / (10 + number))
+
+
+def adam(parameters: Iterator[nn.Parameter] | list[nn.Parameter], rate: float) -> torch.optim.Adam:
+    return torch.optim.Adam(parameters, lr=rate, fused=True)

@@ -1,0 +1,155 @@
+"""Stage `train-world-model`: the denoising loss over windows of the train split."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dawm.config import WorldModelSettings, as_mapping, read
+from dawm.data.files import digest_of, only_writer
+from dawm.data.normalizers import MinMaxScaler, Standardizer
+from dawm.data.sealed import Sealed, open_sealed, seal, unseal
+from dawm.data.transitions import Transitions, read_transitions
+from dawm.data.weights import load_weights, save_weights
+from dawm.data.windows import WindowBatch, Windows, returns_to_go
+from dawm.errors import InputError
+from dawm.randomness import derived_seed, generator
+from dawm.training import State, adam, average_into, cosine_rate, ema_rate, finish, set_rate, train
+from dawm.world_model.model import WorldModel, impose
+
+WEIGHTS = "model.safetensors"
+LOG_EVERY = 200
+HELD_OUT_WINDOWS = 1024
+
+
+def train_world_model(
+    dataset: Path, settings: WorldModelSettings, output: Path, seed: int, device: str = "cpu"
+) -> None:
+    """Writes `output`/model.safetensors (averaged weights, normalizers), metrics.csv and the seal."""
+    data = open_sealed(dataset, "dataset")
+    transitions = read_transitions(data)
+    held_out = held_out_rows(data, transitions)
+    torch.manual_seed(derived_seed(seed, "world-model", "weights"))
+    model = WorldModel(settings, transitions.observation_dim, transitions.action_dim)
+    train_windows, test_windows = fit_normalizers(model, transitions, held_out, data)
+    if not len(train_windows):
+        raise InputError(
+            f"{dataset}: no window of {settings.window} rows fits into its episodes; use a smaller `window`"
+        )
+    model.to(device)
+    averaged = copy.deepcopy(model)
+    optimizer = adam(model.denoiser.parameters(), settings.learning_rate)
+
+    def update(step: int) -> dict[str, Tensor]:
+        set_rate(optimizer, cosine_rate(step, settings.gradient_steps, settings.learning_rate))
+        rng = generator(seed, "world-model", "step", step)
+        numbers = torch.from_numpy(rng.integers(len(train_windows), size=settings.batch_size))
+        loss = denoising_loss(model, train_windows.batch(numbers), rng)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if (step + 1) % settings.ema_every == 0:
+            average_into(averaged.denoiser, model.denoiser, ema_rate(step // settings.ema_every, settings.ema_decay))
+        return {"loss": loss}
+
+    @torch.no_grad()
+    def evaluate(step: int) -> dict[str, float]:
+        if not len(test_windows):
+            return {"held_out_loss": float("nan")}
+        rng = generator(seed, "world-model", "held-out")  # the same windows and noise at every step
+        numbers = torch.from_numpy(rng.integers(len(test_windows), size=HELD_OUT_WINDOWS))
+        return {"held_out_loss": float(denoising_loss(averaged, test_windows.batch(numbers), rng))}
+
+    mapping = as_mapping(settings)
+    with only_writer(output):
+        unseal(output)
+        train(
+            "train-world-model",
+            update,
+            State({"model": model, "averaged": averaged}, {"optimizer": optimizer}),
+            folder=output,
+            run=digest_of([data.digest, mapping, seed, device]),
+            steps=settings.gradient_steps,
+            checkpoint_every=settings.checkpoint_every,
+            log_every=LOG_EVERY,
+            evaluate=evaluate,
+            evaluate_every=10 * LOG_EVERY,
+        )
+        save_weights(output / WEIGHTS, averaged)
+        seal(
+            output,
+            "world-model",
+            files=[WEIGHTS, "metrics.csv", "evaluations.csv"],
+            settings=mapping,
+            seed=seed,
+            inputs={"dataset": data},
+            metadata={"action_dim": transitions.action_dim, **averaged.facts()},
+        )
+        finish(output)
+
+
+def denoising_loss(model: WorldModel, batch: WindowBatch, rng: np.random.Generator) -> Tensor:
+    """E ‖mask · (prediction - target)‖² over noise levels, with the condition hidden at times (DWM, alg. 17).
+
+    The model's own device is used; `rng` gives levels, noise and what is hidden, in this order.
+    """
+    device = model.return_scale.device
+    count = len(batch.rows)
+    level = torch.from_numpy(rng.integers(1, model.schedule.levels + 1, size=count))
+    noise = torch.from_numpy(rng.standard_normal(batch.rows.shape, dtype=np.float32))
+    shown = torch.from_numpy(rng.random(count) >= model.settings.condition_dropout)
+    noisy = impose(model.schedule.diffuse(batch.rows, noise, level), batch.rows[:, 0, : model.observation_dim])
+    predicted = model.denoiser(
+        noisy.to(device),
+        (level / model.schedule.levels).to(device),
+        batch.action.to(device),
+        (batch.return_to_go / model.return_scale.cpu()).to(device),
+        (batch.known & shown).to(device),
+    )
+    target = batch.rows if model.settings.prediction == "clean" else noise
+    mask = batch.mask.to(device)
+    return (mask * (predicted - target.to(device)) ** 2).sum() / mask.sum()
+
+
+def held_out_rows(data: Sealed, transitions: Transitions) -> np.ndarray:
+    """bool [n]: rows of the episodes that no model may learn from."""
+    return np.isin(transitions.episode, data.metadata["held_out_episodes"])
+
+
+def fit_normalizers(
+    model: WorldModel, transitions: Transitions, held_out: np.ndarray, data: Sealed
+) -> tuple[Windows, Windows]:
+    """Fits the model's normalizers and return scale on the train split; returns train and held-out windows."""
+    settings = model.settings
+    seen = transitions.take(~held_out)
+    model.states = Standardizer.fit(torch.from_numpy(np.concatenate([seen.observation, seen.next_observation])))
+    model.rewards = MinMaxScaler.fit(torch.from_numpy(seen.reward))
+    wanted = returns_to_go(transitions, settings.discount, settings.truncated_return)
+    scale = settings.return_scale or float(np.nanmax(np.abs(wanted[~held_out]), initial=0.0)) or 1.0
+    model.return_scale = torch.tensor(scale)
+
+    def windows(rows: np.ndarray) -> Windows:
+        return Windows(
+            transitions,
+            rows,
+            settings.window,
+            wanted,
+            model.states,
+            model.rewards,
+            data.metadata.get("terminal_successors_known", True),
+        )
+
+    return windows(~held_out), windows(held_out)
+
+
+def load_world_model(folder: Path) -> tuple[WorldModel, Sealed]:
+    """The averaged model of a sealed folder, ready to sample."""
+    sealed = open_sealed(folder, "world-model")
+    settings = read(WorldModelSettings, sealed.provenance["settings"], str(folder))
+    model = WorldModel(settings, sealed.metadata["observation_dim"], sealed.metadata["action_dim"])
+    load_weights(sealed, WEIGHTS, model)
+    return model.eval(), sealed

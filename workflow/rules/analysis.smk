@@ -1,0 +1,103 @@
+# Tables, figures and report. Their own code is among their inputs, so that a change in it makes them again.
+
+
+rule tables:
+    input:
+        [seal_of(layout.policy(run)) for run in runs(matrix)],
+        [seal_of(layout.dataset(name)) for name in matrix.datasets],
+        [seal_of(layout.assessment(*key)) for key in models(matrix)],
+        module("analysis/tables.py"),
+        module("analysis/statistics.py"),
+    output:
+        table_files(),
+        seal_of(layout.tables),
+    log:
+        inside(logs, "tables.log"),
+    benchmark:
+        inside(benchmarks, "tables.tsv")
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        settings=text(matrix),
+        folder=layout.root,
+    shell:
+        "exec python -m dawm tables --results {params.folder:q} --settings {params.settings:q} 2> {log:q}"
+
+
+rule timings:
+    input:
+        seal_of(layout.tables),
+    output:
+        str(layout.tables / "timings.csv"),
+    log:
+        inside(logs, "timings.log"),
+    benchmark:
+        inside(benchmarks, "timings.tsv")
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        settings=text(matrix),
+        folder=layout.root,
+    shell:
+        "exec python -m dawm timings --results {params.folder:q} --settings {params.settings:q}"
+        " --output {output:q} 2> {log:q}"
+
+
+rule figures:
+    input:
+        seal_of(layout.tables),
+        module("analysis/figures.py"),
+    output:
+        figure_files(),
+    log:
+        inside(logs, "figures.log"),
+    benchmark:
+        inside(benchmarks, "figures.tsv")
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        tables=layout.tables,
+        folder=layout.figures,
+    shell:
+        "exec python -m dawm figures --tables {params.tables:q} --output {params.folder:q} 2> {log:q}"
+
+
+rule report:
+    input:
+        seal_of(layout.tables),
+        figure_files(),
+        module("analysis/report.py"),
+        module("analysis/report.html.j2"),
+    output:
+        str(layout.report),
+    log:
+        inside(logs, "report.log"),
+    benchmark:
+        inside(benchmarks, "report.tsv")
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        settings=text(experiment),
+        folder=layout.root,
+    shell:
+        "exec python -m dawm report --results {params.folder:q} --settings {params.settings:q} 2> {log:q}"

@@ -1,0 +1,111 @@
+# The validated config, the paths of results, and the small helpers that the rules share.
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+sys.path.insert(0, workflow.basedir)
+
+from dawm.config import Experiment, as_mapping, read
+from dawm.errors import InputError
+from dawm.layout import Layout, Run, models, runs
+
+# `python` in a rule is the one that runs Snakemake, unless a conda environment is active; the package comes from here.
+shell.prefix(
+    f'[ -n "${{{{CONDA_PREFIX:-}}}}" ] || export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
+    f"export PYTHONPATH={shlex.quote(str(workflow.basedir))} PYTHONUNBUFFERED=1; "
+)
+
+try:
+    experiment = read(Experiment, config, " and ".join(map(str, workflow.configfiles)) or "config")
+except InputError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+
+matrix = experiment.matrix()
+layout = Layout(Path("results") / experiment.experiment)
+logs, benchmarks = layout.root / "logs", layout.root / "benchmarks"
+POLICY = layout.policy(Run("{dataset}", "{algorithm}", "{augmentation}", "{seed}"))
+ENVIRONMENT = Path(workflow.basedir) / "environment.yml"
+
+
+wildcard_constraints:
+    dataset="[a-z0-9][a-z0-9_-]*",
+    algorithm="[a-z0-9_]+",
+    augmentation="[a-z0-9][a-z0-9_-]*",
+    seed=r"\d+",
+    shard=r"\d{5}",
+
+
+def text(settings):
+    """Settings as one argument of the command line, every default spelled out: a changed one reruns the job."""
+    return json.dumps(as_mapping(settings), sort_keys=True)
+
+
+def inside(folder, *names):
+    return str(Path(folder, *names))
+
+
+def seal_of(folder):
+    """What stands for a sealed folder among a rule's inputs and outputs."""
+    return inside(folder, "provenance.json")
+
+
+def dataset_seal(wildcards):
+    return seal_of(layout.dataset(wildcards.dataset))
+
+
+def model_seals(wildcards):
+    """Data set, world model and inverse dynamics that synthetic transitions grow from."""
+    return {
+        "dataset": dataset_seal(wildcards),
+        "world_model": seal_of(layout.world_model(wildcards.dataset, wildcards.seed)),
+        "inverse_dynamics": seal_of(layout.inverse_dynamics(wildcards.dataset, wildcards.seed)),
+    }
+
+
+def source_file(wildcards):
+    """A user's HDF5 file is an input; where it is missing, the export says so in its own words."""
+    source = experiment.datasets[wildcards.dataset].source
+    path = Path(source.removeprefix("hdf5:"))
+    return [str(path)] if source.startswith("hdf5:") and path.is_file() else []
+
+
+def synthetic_folder(wildcards):
+    """Synthetic transitions of a run, or nothing for an arm of real data only."""
+    if matrix.real_fractions[wildcards.augmentation] == 1:
+        return None
+    return layout.synthetic(wildcards.dataset, matrix.world_model_seed(int(wildcards.seed)))
+
+
+def policy_inputs(wildcards):
+    folder = synthetic_folder(wildcards)
+    seals = {"dataset": dataset_seal(wildcards)}
+    return seals if folder is None else seals | {"synthetic": seal_of(folder)}
+
+
+def synthetic_option(wildcards):
+    folder = synthetic_folder(wildcards)
+    return [] if folder is None else ["--synthetic", str(folder)]
+
+
+def shard_files(wildcards):
+    count = experiment.synthesis.shards
+    folder = layout.synthetic(wildcards.dataset, wildcards.seed)
+    return [str(folder / f"shard-{number:05d}-of-{count:05d}.parquet") for number in range(count)]
+
+
+def module(name):
+    """A Python module as an input: its rule runs again when the code changes."""
+    return str(Path(workflow.basedir) / "dawm" / name)
+
+
+def table_files():
+    names = ["datasets", "fidelity", "inverse_dynamics", "learning_curves", "scores", "summary"]
+    return [str(layout.tables / f"{name}.csv") for name in names]
+
+
+def figure_files():
+    names = ["learning-curves", "scores"] + (["fidelity", "inverse-dynamics"] if list(models(matrix)) else [])
+    return [str(layout.figures / f"{name}.{kind}") for name in names for kind in ("png", "pdf")]

@@ -1,0 +1,57 @@
+# The two models that synthetic transitions need. They come first: everything augmented waits for them.
+
+
+rule train_world_model:
+    input:
+        dataset_seal,
+    output:
+        model=inside(layout.world_model("{dataset}", "{seed}"), "model.safetensors"),
+        seal=seal_of(layout.world_model("{dataset}", "{seed}")),
+    log:
+        inside(logs, "train-world-model", "{dataset}", "seed-{seed}.log"),
+    benchmark:
+        inside(benchmarks, "train-world-model", "{dataset}", "seed-{seed}.tsv")
+    priority: 100
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=1440,
+        gpu=0,
+    params:
+        version=1,
+        settings=text(experiment.world_model),
+        dataset=lambda wildcards: layout.dataset(wildcards.dataset),
+        folder=lambda wildcards: layout.world_model(wildcards.dataset, wildcards.seed),
+    shell:
+        "exec python -m dawm train-world-model --dataset {params.dataset:q} --settings {params.settings:q}"
+        " --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
+
+
+rule train_inverse_dynamics:
+    input:
+        dataset_seal,
+    output:
+        model=inside(layout.inverse_dynamics("{dataset}", "{seed}"), "model.safetensors"),
+        seal=seal_of(layout.inverse_dynamics("{dataset}", "{seed}")),
+    log:
+        inside(logs, "train-inverse-dynamics", "{dataset}", "seed-{seed}.log"),
+    benchmark:
+        inside(benchmarks, "train-inverse-dynamics", "{dataset}", "seed-{seed}.tsv")
+    priority: 90
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=480,
+        gpu=0,
+    params:
+        version=1,
+        settings=text(experiment.inverse_dynamics),
+        dataset=lambda wildcards: layout.dataset(wildcards.dataset),
+        folder=lambda wildcards: layout.inverse_dynamics(wildcards.dataset, wildcards.seed),
+    shell:
+        "exec python -m dawm train-inverse-dynamics --dataset {params.dataset:q} --settings {params.settings:q}"
+        " --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
