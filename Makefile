@@ -6,12 +6,13 @@ export TORCH_INDEX
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lock clean
+.PHONY: help setup run test check config-reference lock clean
 
 help:
 	@echo "make run     set up, then run the workflow (CORES=4, CONFIG=config/other.yaml; default: the quickstart)"
 	@echo "make test    set up, then run all tests"
 	@echo "make check   set up, then check style, types and the workflow"
+	@echo "make config-reference   write the config's schema and table of keys anew"
 	@echo "make lock    write requirements.lock anew from pyproject.toml"
 	@echo "make clean   remove .venv and caches, never results"
 	@echo "TORCH_INDEX=ADDRESS at the first 'make run' takes torch (CPU-only or CUDA) from that package index."
@@ -21,6 +22,7 @@ setup:
 
 run: setup
 	@exec sh run.sh --cores $(CORES) $(if $(CONFIG),--configfile "$(CONFIG)")
+	@$(PYTHON) -m dawm report-path $(if $(CONFIG),"$(CONFIG)",config/quickstart.yaml)
 
 # One thread for each test process: torch's own threads would fight over the cores.
 test: setup
@@ -32,6 +34,10 @@ check: setup
 	$(PYTHON) -m mypy
 	$(PYTHON) -m snakefmt --check Snakefile workflow
 	$(PYTHON) -m snakemake --lint
+
+# The JSON schema and the table of keys, from the dataclasses in dawm/config.py.
+config-reference: setup
+	$(PYTHON) -m dawm document-config --schema workflow/schemas/config.schema.json --keys config/README.md
 
 lock:
 	@sh lock.sh

@@ -19,7 +19,3 @@ rule all:
         layout.report,
         layout.tables / "timings.csv",
         figure_files(),
-
-
-onsuccess:
-    print(f"\nThe report: {layout.report}", file=sys.stderr)

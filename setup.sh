@@ -28,7 +28,8 @@ done
 
 command -v flock >/dev/null || fail "flock is needed; on Debian: apt-get install util-linux"
 exec 9>.make.lock
-flock -n 9 || fail "another make is at work in this folder; wait until it has ended"
+flock -n 9 || { echo "Another make is at work in this folder; waiting for it to end."; flock 9; }
+[ "$(cat .venv/complete 2>/dev/null)" != "$wanted" ] || exit 0
 if [ -d .venv ] && [ ! -f .venv/install.log ]; then
     fail ".venv is not of this Makefile's making; move it away, then try again"
 fi

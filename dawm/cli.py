@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ Stage = Callable[[argparse.Namespace], None]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one stage; returns the exit status."""
     parsed = parser().parse_args(arguments)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)  # v4 environments: the reference scores fit them
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         parsed.stage(parsed)
@@ -70,6 +68,8 @@ def parser() -> argparse.ArgumentParser:
     command("figures", _figures, "draw all figures from the tables", "tables", "output")
     command("report", _report, "write the report page", "results", "settings")
     made = command("check-config", _check_config, "validate an experiment's config and print it whole")
+    made.add_argument("config", type=Path)
+    made = command("report-path", _report_path, "print where the report of an experiment's config is")
     made.add_argument("config", type=Path)
     made = command("document-config", _document_config, "write the JSON schema and the table of keys")
     made.add_argument("--schema", type=Path, required=True)
@@ -232,6 +232,13 @@ def _check_config(parsed: argparse.Namespace) -> None:
     print(
         yaml.safe_dump(plain(as_mapping(load_experiment(parsed.config))), sort_keys=False, allow_unicode=True), end=""
     )
+
+
+def _report_path(parsed: argparse.Namespace) -> None:
+    from dawm.config import load_experiment
+    from dawm.layout import Layout
+
+    print(f"The report: {Layout.of(load_experiment(parsed.config).experiment).report}")
 
 
 def _document_config(parsed: argparse.Namespace) -> None:

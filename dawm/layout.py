@@ -29,6 +29,10 @@ class Layout:
 
     root: Path
 
+    @classmethod
+    def of(cls, experiment: str) -> Layout:
+        return cls(Path("results") / experiment)
+
     def dataset(self, dataset: str) -> Path:
         return self.root / "datasets" / dataset
 

@@ -24,7 +24,7 @@ except InputError as error:
     sys.exit(2)
 
 matrix = experiment.matrix()
-layout = Layout(Path("results") / experiment.experiment)
+layout = Layout.of(experiment.experiment)
 logs, benchmarks = layout.root / "logs", layout.root / "benchmarks"
 POLICY = layout.policy(Run("{dataset}", "{algorithm}", "{augmentation}", "{seed}"))
 ENVIRONMENT = Path(workflow.basedir) / "environment.yml"

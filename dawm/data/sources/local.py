@@ -5,8 +5,11 @@ The names follow D4RL's pattern, but these are not D4RL's data: other policies, 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import gymnasium
 import numpy as np
 
 from dawm.config import ExportSettings
@@ -21,18 +24,21 @@ from dawm.randomness import derived_seed, generator
 
 @dataclass(frozen=True)
 class Mixture:
-    """Equal shares of transitions from every shipped checkpoint of a task, each with Gaussian exploration noise."""
+    """A replay buffer's history, thinned out: first uniformly random actions, then a task's shipped checkpoints in
+    turn, an episode each, with the Gaussian exploration noise of their training."""
 
     task: str
-    exploration_noise: float
     transitions: int
+    random_share: float  # of all transitions, before training began
+    exploration_noise: float
 
 
-SUITE = {"hopper-medium-replay": Mixture("hopper", exploration_noise=0.1, transitions=60_000)}
+# The checkpoints come from a run of 200,000 steps whose first 5,000 were random.
+SUITE = {"hopper-medium-replay": Mixture("hopper", 60_000, random_share=0.025, exploration_noise=0.1)}
 
 
 def collect_local(settings: ExportSettings) -> SourceData:
-    """Rolls the mixture's policies out, from weakest to strongest, as a replay buffer would hold them."""
+    """Rolls the mixture out in the simulator until there are as many transitions as asked for."""
     name = settings.source.removeprefix("local/")
     if name not in SUITE:
         raise InputError(f"source: expected one of {', '.join(f'local/{n}' for n in SUITE)}, found local/{name}")
@@ -42,65 +48,84 @@ def collect_local(settings: ExportSettings) -> SourceData:
         raise InputError(f"environment: expected null or {task.environment}, found {settings.environment}")
     paths = sorted((SHIPPED / mixture.task).glob("*.safetensors"))
     total = settings.transitions or mixture.transitions
-    shares = np.diff(np.linspace(0, total, len(paths) + 1).astype(int))
-    progress = Progress("export", total)
-    parts: list[dict[str, np.ndarray]] = []
-    for number, (path, share) in enumerate(zip(paths, shares, strict=True)):
-        policy = BehaviourPolicy.load(path)
-        parts.append(
-            collect(task, policy, int(share), mixture.exploration_noise, settings.seed, number, progress=progress)
-        )
+    random_rows = round(mixture.random_share * total)
+    columns = collect(
+        task,
+        [BehaviourPolicy.load(path) for path in paths],
+        random_rows,
+        total - random_rows,
+        noise=mixture.exploration_noise,
+        seed=settings.seed,
+    )
     facts = {
         "source": settings.source,
         "simulator": simulator_version(),
         "terminal_successors_known": True,
         "behaviour_policies": [path.stem for path in paths],
         "exploration_noise": mixture.exploration_noise,
+        "random_transitions": random_rows,
     }
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return SourceData(task, Transitions.real(**columns), facts)
 
 
 def collect(
-    task: Task,
-    policy: BehaviourPolicy,
-    rows: int,
-    noise: float,
-    seed: int,
-    stream: int,
-    progress: Progress | None = None,
+    task: Task, policies: Sequence[BehaviourPolicy], random_rows: int, policy_rows: int, *, noise: float, seed: int
 ) -> dict[str, np.ndarray]:
-    """Columns of `rows` transitions of noisy episodes; the last episode is cut there and ends like a timeout."""
+    """Columns of episodes with random actions, then of the policies in turn; each part is cut at its number of rows,
+    where its last episode ends like a timeout."""
     environment = task.make()
-    simulator = environment.unwrapped
-    rng = generator(seed, "behaviour", task.name, stream)
-    columns: dict[str, list] = {
-        name: []
-        for name in ("observation", "action", "reward", "next_observation", "terminal", "timeout", "qpos", "qvel")
-    }
-    episode, ended = 0, True
-    observation = np.empty(0)
-    for row in range(rows):
-        if ended:
-            observation, _ = environment.reset(seed=derived_seed(seed, "reset", task.name, stream, episode))
+    progress = Progress("export", random_rows + policy_rows)
+    parts: dict[str, list] = {}
+    for kind, rows in (("random", random_rows), ("policies", policy_rows)):
+        episode = collected = 0
+        while collected < rows:
+            rng = generator(seed, "behaviour", task.name, kind, episode)
+            act = _explorer(None if kind == "random" else policies[episode % len(policies)], task, noise, rng)
+            reset_seed = derived_seed(seed, "reset", task.name, kind, episode)
+            for row in _episode(environment, act, rows - collected, reset_seed):
+                for name, value in row.items():
+                    parts.setdefault(name, []).append(value)
+                collected += 1
+                progress.advance()
             episode += 1
-        explored = policy(observation) + noise * rng.standard_normal(task.action_dim)
-        action = np.clip(explored, -1.0, 1.0).astype(np.float32)
-        columns["qpos"].append(simulator.data.qpos.copy())  # type: ignore[attr-defined]
-        columns["qvel"].append(simulator.data.qvel.copy())  # type: ignore[attr-defined]
-        successor, reward, terminal, truncated, _ = environment.step(action)
-        timeout = (truncated or row == rows - 1) and not terminal
-        for name, value in (
-            ("observation", observation),
-            ("action", action),
-            ("reward", reward),
-            ("next_observation", successor),
-            ("terminal", terminal),
-            ("timeout", timeout),
-        ):
-            columns[name].append(value)
-        observation, ended = successor, terminal or truncated
-        if progress is not None:
-            progress.advance()
     environment.close()
-    return {name: np.asarray(values) for name, values in columns.items()}
+    return {name: np.asarray(values) for name, values in parts.items()}
+
+
+def _explorer(
+    policy: BehaviourPolicy | None, task: Task, noise: float, rng: np.random.Generator
+) -> Callable[[np.ndarray], np.ndarray]:
+    """observation [obs_dim] → action float32 [act_dim]: noisy, or uniform where there is no policy."""
+
+    def act(observation: np.ndarray) -> np.ndarray:
+        if policy is None:
+            return rng.uniform(-1.0, 1.0, task.action_dim).astype(np.float32)
+        explored = policy(observation) + noise * rng.standard_normal(task.action_dim)
+        return np.clip(explored, -1.0, 1.0).astype(np.float32)
+
+    return act
+
+
+def _episode(
+    environment: gymnasium.Env, act: Callable[[np.ndarray], np.ndarray], longest: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """The rows of one episode, of at most `longest`, with the simulator's state before each step."""
+    simulator: Any = environment.unwrapped
+    observation, _ = environment.reset(seed=seed)
+    for number in range(longest):
+        qpos, qvel = simulator.data.qpos.copy(), simulator.data.qvel.copy()
+        action = act(observation)
+        successor, reward, terminal, truncated, _ = environment.step(action)
+        yield {
+            "observation": observation,
+            "action": action,
+            "reward": reward,
+            "next_observation": successor,
+            "terminal": terminal,
+            "timeout": (truncated or number == longest - 1) and not terminal,
+            "qpos": qpos,
+            "qvel": qvel,
+        }
+        if terminal or truncated:
+            return
+        observation = successor

@@ -1,0 +1,138 @@
+"""The inverse dynamics model and its training."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dawm.config import InverseDynamicsSettings
+from dawm.data.transitions import Transitions
+from dawm.inverse_dynamics import InverseDynamics, infer, load_inverse_dynamics, train_inverse_dynamics
+
+EPISODES, LENGTH = 40, 50
+HELD_OUT = [3, 17, 29, 38]
+
+
+def invertible_system() -> Transitions:
+    """s′ = s + 0.1 (B a - sin s): the action follows from (s, s′) by solving B a = 10 (s′ - s) + sin s."""
+    rng = np.random.default_rng(0)
+    gain = np.array([[1.0, 0.4], [-0.3, 0.8], [0.2, 0.5]])
+    action = rng.uniform(-1, 1, (EPISODES, LENGTH, 2))
+    state = np.empty((EPISODES, LENGTH + 1, 3))
+    state[:, 0] = rng.normal(0, 1, (EPISODES, 3))
+    for t in range(LENGTH):
+        state[:, t + 1] = state[:, t] + 0.1 * (action[:, t] @ gain.T - np.sin(state[:, t]))
+    last = np.tile(np.arange(LENGTH) == LENGTH - 1, EPISODES)
+    even = np.repeat(np.arange(EPISODES) % 2 == 0, LENGTH)
+    return Transitions.real(
+        observation=state[:, :-1].reshape(-1, 3),
+        action=action.reshape(-1, 2),
+        reward=np.zeros(EPISODES * LENGTH),
+        next_observation=state[:, 1:].reshape(-1, 3),
+        terminal=last & even,
+        timeout=last & ~even,
+    )
+
+
+@pytest.fixture(scope="module")
+def rows() -> Transitions:
+    return invertible_system()
+
+
+@pytest.fixture(scope="module")
+def trained(rows: Transitions, seal_dataset: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = InverseDynamicsSettings(hidden=64, batch_size=128, learning_rate=3e-3, gradient_steps=600)
+    folder = tmp_path_factory.mktemp("inverse-dynamics")
+    train_inverse_dynamics(seal_dataset(rows, HELD_OUT), settings, folder, seed=0)
+    return folder
+
+
+def test_held_out_actions_are_inferred_far_better_than_by_their_mean(rows: Transitions, trained: Path) -> None:
+    model, _ = load_inverse_dynamics(trained)
+    hidden = np.isin(rows.episode, HELD_OUT)
+    tested, seen = rows.take(hidden), rows.take(~hidden)
+    inferred = infer(model, torch.from_numpy(tested.observation), torch.from_numpy(tested.next_observation)).numpy()
+    error = np.abs(inferred.astype(float) - tested.action).mean()
+    of_the_mean = np.abs(seen.action.mean(0) - tested.action).mean()
+    assert error < 0.15 * of_the_mean
+
+
+def test_evaluations_tell_the_held_out_error_of_every_action_dimension(rows: Transitions, trained: Path) -> None:
+    model, _ = load_inverse_dynamics(trained)
+    tested = rows.take(np.isin(rows.episode, HELD_OUT))
+    inferred = infer(model, torch.from_numpy(tested.observation), torch.from_numpy(tested.next_observation)).numpy()
+    expected = np.abs(inferred.astype(float) - tested.action).mean(0)
+    last = list(csv.DictReader((trained / "evaluations.csv").open()))[-1]
+    assert last["step"] == "600"
+    found = [float(last[f"mean_absolute_error_{dimension}"]) for dimension in range(2)]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_normalizers_are_those_of_the_train_split(rows: Transitions, trained: Path) -> None:
+    model, _ = load_inverse_dynamics(trained)
+    seen = rows.take(~np.isin(rows.episode, HELD_OUT))
+    change = seen.next_observation.astype(float) - seen.observation
+    np.testing.assert_allclose(model.states.mean, seen.observation.astype(float).mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.states.std, seen.observation.astype(float).std(0), rtol=1e-5)
+    np.testing.assert_allclose(model.changes.mean, change.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(model.changes.std, change.std(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e6])
+def test_actions_stay_in_their_bounds_whatever_the_states(scale: float) -> None:
+    torch.manual_seed(0)
+    model = InverseDynamics(InverseDynamicsSettings(hidden=16), 3, 2)
+    g = torch.Generator().manual_seed(1)
+    states = scale * torch.randn(2, 500, 3, generator=g)
+    action = infer(model, states[0], states[1])
+    assert action.shape == (500, 2)
+    assert torch.all(action.abs() <= 1)
+    assert torch.all(action.isfinite())
+
+
+def test_inference_does_not_drop_anything_out() -> None:
+    torch.manual_seed(0)
+    model = InverseDynamics(InverseDynamicsSettings(hidden=64, dropout=0.5), 3, 2)
+    states = torch.randn(2, 20, 3, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(infer(model, states[0], states[1]), infer(model, states[0], states[1]))
+    assert not torch.equal(model.train()(states[0], states[1]), model(states[0], states[1]))
+
+
+def test_held_out_episodes_change_no_weight_of_the_inverse_dynamics(
+    inverse_dynamics: Path, scrambled: Path, inverse_dynamics_settings: InverseDynamicsSettings, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    train_inverse_dynamics(scrambled, inverse_dynamics_settings, other, seed=0)
+    assert (other / "model.safetensors").read_bytes() == (inverse_dynamics / "model.safetensors").read_bytes()
+    assert (other / "metrics.csv").read_bytes() == (inverse_dynamics / "metrics.csv").read_bytes()
+    assert (other / "evaluations.csv").read_bytes() != (inverse_dynamics / "evaluations.csv").read_bytes()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_terminal_rows_are_learned_from_only_where_their_successors_are_known(
+    rows: Transitions, seal_dataset: Callable[..., Path], tmp_path: Path, known: bool
+) -> None:
+    settings = InverseDynamicsSettings(hidden=16, batch_size=512, gradient_steps=3)
+    weights = []
+    for name, shift in (("one", 0.0), ("other", 5.0)):
+        successor = rows.next_observation + np.float32(shift) * rows.terminal[:, None]
+        altered = dataclasses.replace(rows, next_observation=successor)
+        folder = seal_dataset(altered, HELD_OUT, terminal_successors_known=known)
+        train_inverse_dynamics(folder, settings, tmp_path / name, seed=0)
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert (weights[0] == weights[1]) == (not known)
+
+
+def test_seed_decides_the_weights(rows: Transitions, seal_dataset: Callable[..., Path], tmp_path: Path) -> None:
+    settings = InverseDynamicsSettings(hidden=16, batch_size=32, gradient_steps=3)
+    folder = seal_dataset(rows, HELD_OUT)
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train_inverse_dynamics(folder, settings, tmp_path / name, seed=seed)
+    first, again, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
+    assert first == again != other

@@ -1,0 +1,297 @@
+"""What every training shares: above all that a run which was killed ends with the bytes of one that was not."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dawm.inverse_dynamics
+import dawm.offline_rl.training
+import dawm.training
+import dawm.world_model.training
+from dawm.config import InverseDynamicsSettings, IQLSettings, TD3BCSettings, WorldModelSettings
+from dawm.randomness import derived_seed, generator
+from dawm.training import CHECKPOINT, State, adam, average_into, cosine_rate, ema_rate, train
+
+STEPS, CHECKPOINT_EVERY, KILLED_AT = 30, 10, 17
+STAGES = ("world_model", "inverse_dynamics", "td3_bc", "iql")
+Stage = Callable[..., None]
+
+
+class Killed(BaseException):
+    """Ends a training as a signal would, wherever it stands."""
+
+
+@pytest.fixture(params=STAGES)
+def stage(request: pytest.FixtureRequest, dataset: Path, synthetic: Path) -> tuple[ModuleType, Stage]:
+    """The module of a stage, and the stage as a function of (output, seed)."""
+    shared: dict[str, Any] = {"batch_size": 16, "gradient_steps": STEPS, "checkpoint_every": CHECKPOINT_EVERY}
+    learner: dict[str, Any] = shared | {"hidden": 16, "evaluate_every": 7, "evaluation_episodes": 2}
+
+    def world_model(output: Path, seed: int) -> None:
+        settings = WorldModelSettings(window=3, hidden=16, blocks=1, ema_every=3, **shared)
+        dawm.world_model.training.train_world_model(dataset, settings, output, seed)
+
+    def inverse_dynamics(output: Path, seed: int) -> None:
+        settings = InverseDynamicsSettings(hidden=16, dropout=0.2, **shared)
+        dawm.inverse_dynamics.train_inverse_dynamics(dataset, settings, output, seed)
+
+    def td3_bc(output: Path, seed: int) -> None:
+        settings = TD3BCSettings(**learner)
+        dawm.offline_rl.training.train_policy("td3_bc", dataset, synthetic, settings, 0.5, output, seed)
+
+    def iql(output: Path, seed: int) -> None:
+        settings = IQLSettings(**learner)
+        dawm.offline_rl.training.train_policy("iql", dataset, synthetic, settings, 0.5, output, seed)
+
+    stages = {
+        "world_model": (dawm.world_model.training, world_model),
+        "inverse_dynamics": (dawm.inverse_dynamics, inverse_dynamics),
+        "td3_bc": (dawm.offline_rl.training, td3_bc),
+        "iql": (dawm.offline_rl.training, iql),
+    }
+    return stages[request.param]
+
+
+class Watch:
+    """Stands before a stage's updates: notes every step, and kills the training at one of them."""
+
+    def __init__(self, module: ModuleType, patch: pytest.MonkeyPatch) -> None:
+        self.steps: list[int] = []
+        self.kill_at: int | None = None
+        patch.setattr(module, "train", self.train)
+
+    def train(self, what: str, update: Callable[[int], Mapping[str, Tensor]], state: State, **options: Any) -> None:
+        def watched(step: int) -> Mapping[str, Tensor]:
+            if step == self.kill_at:
+                raise Killed
+            self.steps.append(step)
+            return update(step)
+
+        dawm.training.train(what, watched, state, **options)
+
+    def killed(self, run: Stage, output: Path, seed: int) -> None:
+        self.kill_at = KILLED_AT
+        with pytest.raises(Killed):
+            run(output, seed)
+        self.kill_at, self.steps = None, []
+        assert (output / CHECKPOINT).is_file()
+        assert not (output / "provenance.json").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_killed_and_resumed_run_ends_with_the_same_bytes(
+    stage: tuple[ModuleType, Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, run = stage
+    watch = Watch(module, monkeypatch)
+    run(tmp_path / "undisturbed", 3)
+    watch.killed(run, tmp_path / "killed", 3)
+    run(tmp_path / "killed", 3)
+    assert watch.steps == list(range(CHECKPOINT_EVERY, STEPS))
+    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
+    assert CHECKPOINT not in contents(tmp_path / "killed")
+
+
+def test_run_killed_twice_ends_with_the_same_bytes(
+    stage: tuple[ModuleType, Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, run = stage
+    watch = Watch(module, monkeypatch)
+    run(tmp_path / "undisturbed", 3)
+    watch.killed(run, tmp_path / "killed", 3)
+    watch.killed(run, tmp_path / "killed", 3)
+    watch.kill_at = STEPS - 1
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", 3)
+    watch.kill_at = None
+    run(tmp_path / "killed", 3)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
+
+
+def test_checkpoint_of_another_run_is_not_used(
+    stage: tuple[ModuleType, Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, run = stage
+    watch = Watch(module, monkeypatch)
+    run(tmp_path / "undisturbed", 4)
+    watch.killed(run, tmp_path / "killed", 3)
+    run(tmp_path / "killed", 4)
+    assert watch.steps == list(range(STEPS))
+    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("kept", [0, 4, 0.5, -1])
+def test_truncated_checkpoint_is_not_used(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: float
+) -> None:
+    def run(output: Path, seed: int) -> None:
+        settings = InverseDynamicsSettings(hidden=16, gradient_steps=STEPS, checkpoint_every=CHECKPOINT_EVERY)
+        dawm.inverse_dynamics.train_inverse_dynamics(dataset, settings, output, seed)
+
+    watch = Watch(dawm.inverse_dynamics, monkeypatch)
+    run(tmp_path / "undisturbed", 3)
+    watch.killed(run, tmp_path / "killed", 3)
+    path = tmp_path / "killed" / CHECKPOINT
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    run(tmp_path / "killed", 3)
+    assert watch.steps == list(range(STEPS))
+    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
+
+
+def test_finished_run_that_is_repeated_ends_with_the_same_bytes(
+    stage: tuple[ModuleType, Stage], tmp_path: Path
+) -> None:
+    _, run = stage
+    run(tmp_path / "run", 3)
+    first = contents(tmp_path / "run")
+    run(tmp_path / "run", 3)
+    assert contents(tmp_path / "run") == first
+
+
+# --- metrics and evaluations ------------------------------------------------------------------------------------
+
+
+def counting_run(folder: Path, steps: int, log_every: int, kill_at: int | None = None, **options: Any) -> None:
+    """A training whose only state counts its steps, and whose metric is the count's square."""
+    module = nn.Module()
+    module.register_buffer("count", torch.zeros(()))
+
+    def update(step: int) -> dict[str, Tensor]:
+        if step == kill_at:
+            raise Killed
+        module.count += 1
+        return {"square": module.count**2}
+
+    train(
+        "count",
+        update,
+        State({"module": module}, {}),
+        folder=folder,
+        run="this",
+        steps=steps,
+        checkpoint_every=5,
+        log_every=log_every,
+        evaluate=lambda step: {"count": float(module.count), "third": 1 / 3},
+        evaluate_every=options.get("evaluate_every", 4),
+    )
+
+
+def table(path: Path) -> list[dict[str, float]]:
+    with path.open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("kill_at", [None, 1, 6, 11])
+def test_metrics_are_means_since_the_last_row_also_across_a_kill(tmp_path: Path, kill_at: int | None) -> None:
+    if kill_at is not None:
+        with pytest.raises(Killed):
+            counting_run(tmp_path, 11 + 1, 4, kill_at)
+    counting_run(tmp_path, 12, 4)
+    expected = [{"step": end, "square": sum(n**2 for n in range(end - 3, end + 1)) / 4} for end in (4, 8, 12)]
+    assert table(tmp_path / "metrics.csv") == expected
+
+
+def test_last_metrics_row_is_the_mean_of_the_steps_that_are_left(tmp_path: Path) -> None:
+    counting_run(tmp_path, 6, 4)
+    assert table(tmp_path / "metrics.csv")[-1] == {"step": 6, "square": (25 + 36) / 2}
+
+
+@pytest.mark.parametrize("kill_at", [None, 9])
+def test_evaluations_come_at_their_steps_and_at_the_end_once_each(tmp_path: Path, kill_at: int | None) -> None:
+    if kill_at is not None:
+        with pytest.raises(Killed):
+            counting_run(tmp_path, 10, 4, kill_at)
+    counting_run(tmp_path, 10, 4)
+    rows = table(tmp_path / "evaluations.csv")
+    assert [(row["step"], row["count"]) for row in rows] == [(4, 4), (8, 8), (10, 10)]
+
+
+def test_metrics_are_on_the_disk_before_the_training_ends(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        counting_run(tmp_path, 100, 4, kill_at=9)
+    assert [row["step"] for row in table(tmp_path / "metrics.csv")] == [4, 8]
+
+
+def test_state_comes_back_into_fresh_networks_and_optimizers() -> None:
+    def fresh(seed: int) -> tuple[nn.Linear, torch.optim.Adam, State]:
+        torch.manual_seed(seed)
+        network = nn.Linear(3, 2)
+        optimizer = adam(network.parameters(), 0.1)
+        return network, optimizer, State({"network": network}, {"optimizer": optimizer})
+
+    def step(network: nn.Linear, optimizer: torch.optim.Adam) -> None:
+        optimizer.zero_grad()
+        network(torch.ones(4, 3)).square().sum().backward()
+        optimizer.step()
+
+    first, second = fresh(0), fresh(1)
+    for _ in range(3):
+        step(*first[:2])
+    second[2].load({key: value.clone() for key, value in first[2].tensors().items()})
+    for network, optimizer, _ in (first, second):
+        step(network, optimizer)
+    assert torch.equal(first[0].weight, second[0].weight)
+    assert torch.equal(first[0].bias, second[0].bias)
+
+
+# --- rates and averages -----------------------------------------------------------------------------------------
+
+
+def test_cosine_rate_falls_from_its_start_to_zero() -> None:
+    assert cosine_rate(0, 100, 0.3) == 0.3
+    np.testing.assert_allclose(cosine_rate(50, 100, 0.3), 0.15)
+    np.testing.assert_allclose(cosine_rate(25, 100, 0.3), 0.15 * (1 + math.sqrt(0.5)))
+    np.testing.assert_allclose(cosine_rate(100, 100, 0.3), 0, atol=1e-12)
+
+
+def test_average_moves_by_its_rate_towards_the_online_weights() -> None:
+    torch.manual_seed(0)
+    averaged, online = nn.Linear(3, 2), nn.Linear(3, 2)
+    old = [value.detach().double().numpy() for value in averaged.parameters()]
+    new = [value.detach().double().numpy() for value in online.parameters()]
+    average_into(averaged, online, 0.005)
+    for found, before, target in zip(averaged.parameters(), old, new, strict=True):
+        np.testing.assert_allclose(found.detach(), 0.995 * before + 0.005 * target, rtol=1e-5, atol=1e-7)
+    for unchanged, target in zip(online.parameters(), new, strict=True):
+        np.testing.assert_array_equal(unchanged.detach(), target)
+
+
+def test_average_soon_forgets_the_start_and_then_keeps_its_decay() -> None:
+    assert [ema_rate(n, 0.995) for n in (0, 1)] == [1 - 1 / 10, 1 - 2 / 11]
+    assert ema_rate(10**6, 0.995) == 1 - 0.995
+
+
+# --- randomness -------------------------------------------------------------------------------------------------
+
+
+def test_draws_depend_on_seed_and_purpose_alone() -> None:
+    first = generator(0, "noise", 3, 1).standard_normal(4)
+    generator(0, "noise", 3, 2).standard_normal(100)
+    assert first.tolist() == generator(0, "noise", 3, 1).standard_normal(4).tolist()
+
+
+def test_other_seeds_and_purposes_draw_other_numbers() -> None:
+    keys: list[tuple] = [(0, "noise", 3, 1), (1, "noise", 3, 1), (0, "starts", 3, 1), (0, "noise", 31), (0, "noise", 3)]
+    draws = {tuple(generator(seed, *purpose).standard_normal(4)) for seed, *purpose in keys}
+    assert len(draws) == len(keys)
+    assert len({derived_seed(0, "evaluation", step, episode) for step in range(30) for episode in range(30)}) == 900
+
+
+def test_numbers_of_a_seed_stay_what_they_are() -> None:
+    """Published results depend on them: a change here changes every result."""
+    assert generator(0, "noise", 7, 0).integers(10**6, size=4).tolist() == [0, 0, 0, 0]
+    assert derived_seed(0, "reset", "hopper") == 0

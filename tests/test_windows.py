@@ -1,0 +1,229 @@
+"""Returns-to-go, windows and normalizers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dawm.data.normalizers import MinMaxScaler, Standardizer
+from dawm.data.transitions import Transitions
+from dawm.data.windows import Windows, returns_to_go
+
+LENGTHS, ENDS = (5, 8, 1, 3, 2, 6), ("terminal", "timeout", "terminal", "terminal", "timeout", "timeout")
+
+
+def toy(lengths: tuple[int, ...] = LENGTHS, ends: tuple[str, ...] = ENDS) -> Transitions:
+    """Episodes whose state is (episode, step), so that every row says where it belongs."""
+    episode = np.repeat(np.arange(len(lengths)), lengths)
+    step = np.concatenate([np.arange(length) for length in lengths])
+    last = step == np.array(lengths)[episode] - 1
+    kind = np.array(ends)[episode]
+    rng = np.random.default_rng(3)
+    return Transitions.real(
+        observation=np.stack([episode, step], axis=1),
+        action=rng.uniform(-1, 1, (len(step), 1)),
+        reward=rng.uniform(1, 3, len(step)),
+        next_observation=np.stack([episode, step + 1], axis=1),
+        terminal=last & (kind == "terminal"),
+        timeout=last & (kind == "timeout"),
+    )
+
+
+def identities() -> tuple[Standardizer, MinMaxScaler]:
+    """Normalizers that change nothing."""
+    rewards = MinMaxScaler()
+    rewards.low = torch.tensor(-1.0)
+    return Standardizer(2), rewards
+
+
+def windows_of(
+    data: Transitions, window: int, episodes: np.ndarray | None = None, successors_known: bool = True
+) -> Windows:
+    rows = np.ones(len(data), bool) if episodes is None else episodes
+    wanted = returns_to_go(data, 0.9)
+    return Windows(data, rows, window, wanted, *identities(), terminal_successors_known=successors_known)
+
+
+# --- returns-to-go ----------------------------------------------------------------------------------------------
+
+
+def discounted_sums(data: Transitions, discount: float) -> list[float]:
+    """Σ_k γ^k r_{t+k} over the rows of t's own episode, by a double loop."""
+    sums = []
+    for t in range(len(data)):
+        total = 0.0
+        for k in range(len(data) - t):
+            if data.episode[t + k] == data.episode[t]:
+                total += discount**k * float(data.reward[t + k])
+        sums.append(total)
+    return sums
+
+
+def rows_to_the_end(data: Transitions) -> np.ndarray:
+    """How many rewards each row still has before its episode ends, its own included."""
+    return np.array([sum(data.episode[u] == data.episode[t] for u in range(t, len(data))) for t in range(len(data))])
+
+
+def ends_by_timeout(data: Transitions) -> np.ndarray:
+    return np.array([any(data.timeout[data.episode == episode]) for episode in data.episode])
+
+
+@pytest.mark.parametrize("discount", [0.5, 0.9, 1.0])
+def test_return_to_go_is_the_discounted_sum_to_the_terminal(discount: float) -> None:
+    data = toy()
+    found, ended = returns_to_go(data, discount), ~ends_by_timeout(data)
+    np.testing.assert_allclose(found[ended], np.array(discounted_sums(data, discount))[ended], rtol=1e-6)
+
+
+@pytest.mark.parametrize("discount", [0.5, 0.65, 0.75, 0.9, 1.0])
+def test_return_to_go_is_unknown_exactly_where_the_part_cut_off_weighs_more_than_a_tenth(discount: float) -> None:
+    data = toy()
+    found = returns_to_go(data, discount, "drop")
+    unknown = ends_by_timeout(data) & (discount ** rows_to_the_end(data) > 0.1)
+    np.testing.assert_array_equal(np.isnan(found), unknown)
+    np.testing.assert_allclose(found[~unknown], np.array(discounted_sums(data, discount))[~unknown], rtol=1e-6)
+
+
+@pytest.mark.parametrize("discount", [0.5, 0.9])
+def test_average_reward_tail_goes_on_after_a_timeout_and_not_after_a_terminal(discount: float) -> None:
+    data = toy()
+    expected = np.array(discounted_sums(data, discount))
+    for t, left in enumerate(rows_to_the_end(data)):
+        if ends_by_timeout(data)[t]:
+            mean = np.mean([float(r) for r in data.reward[data.episode == data.episode[t]]])
+            for k in range(left, left + 400):  # 0.9^400 is nothing
+                expected[t] += discount**k * mean
+    np.testing.assert_allclose(returns_to_go(data, discount, "average_reward_tail"), expected, rtol=1e-6)
+
+
+def test_returns_to_go_of_collected_data_agree_with_the_definition(transitions: Transitions) -> None:
+    found = returns_to_go(transitions, 0.99)
+    begins = np.flatnonzero(transitions.step == 0)
+    for begin, end in zip(begins, [*begins[1:], len(transitions)], strict=True):
+        for t in {begin, (begin + end) // 2, end - 1}:
+            missing = transitions.timeout[end - 1] and 0.99 ** (end - t) > 0.1
+            expected = sum(0.99**k * float(r) for k, r in enumerate(transitions.reward[t:end]))
+            np.testing.assert_allclose(found[t], np.nan if missing else expected, rtol=1e-5)
+
+
+# --- windows ----------------------------------------------------------------------------------------------------
+
+
+def test_window_inside_an_episode_holds_its_rows_and_hides_what_is_given_or_lies_outside() -> None:
+    data = toy((6,), ("terminal",))
+    found = windows_of(data, 3).batch(torch.tensor([1]))
+    r = data.reward
+    expected = [[0, 1, r[1], -1], [0, 2, r[2], -1], [0, 3, r[3], -1]]  # episode, step, reward, not ended
+    np.testing.assert_allclose(found.rows[0], expected, rtol=1e-6)
+    np.testing.assert_array_equal(found.mask[0], [[0, 0, 1, 0], [1, 1, 1, 1], [1, 1, 0, 1]])
+    np.testing.assert_array_equal(found.action[0], data.action[1])
+
+
+def test_window_after_a_terminal_is_padded_and_only_the_terminal_counts_there() -> None:
+    data = toy((3,), ("terminal",))
+    found = windows_of(data, 5).batch(torch.tensor([1]))
+    r = data.reward
+    expected = [[0, 1, r[1], -1], [0, 2, r[2], -1], [0, 3, 0, 1], [0, 3, 0, 1], [0, 3, 0, 1]]
+    np.testing.assert_allclose(found.rows[0], expected, rtol=1e-6)
+    np.testing.assert_array_equal(found.mask[0], [[0, 0, 1, 0], [1, 1, 1, 1], [1, 1, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1]])
+
+
+def test_padding_has_reward_zero_in_the_models_units() -> None:
+    data = toy((2,), ("terminal",))
+    rewards = MinMaxScaler.fit(torch.tensor([1.0, 4.0]))  # raw 0 would be -5/3
+    windows = Windows(data, np.ones(2, bool), 4, returns_to_go(data, 0.9), Standardizer(2), rewards)
+    found = windows.batch(torch.tensor([0])).rows[0, :, 2]
+    expected = [*(2 * (data.reward.astype(float) - 1) / 3 - 1), 0, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_unknown_terminal_successors_are_masked_and_their_terminals_are_not() -> None:
+    data = toy((3,), ("terminal",))
+    known, unknown = (windows_of(data, 5, successors_known=flag).batch(torch.tensor([1])) for flag in (True, False))
+    expected = known.mask.clone()
+    expected[0, 2, :2] = 0  # the terminal state itself
+    assert torch.equal(unknown.mask, expected)
+    assert torch.equal(unknown.rows, known.rows)
+
+
+@pytest.mark.parametrize("window", [2, 3, 4, 7])
+@pytest.mark.parametrize("successors_known", [True, False])
+def test_every_window_agrees_with_a_loop_over_its_rows(window: int, successors_known: bool) -> None:
+    data = toy()
+    windows = windows_of(data, window, successors_known=successors_known)
+    batch = windows.batch(torch.arange(len(windows)))
+    left, cut = rows_to_the_end(data), ends_by_timeout(data)
+    starts = [t for t in range(len(data)) if left[t] >= window - 1 or not cut[t]]
+    assert windows.starts.tolist() == starts
+    for number, start in enumerate(starts):
+        for i in range(window):
+            inside, over = i < left[start], i >= left[start] and not cut[start]
+            state = data.observation[start] if i == 0 else data.next_observation[start + min(i, left[start]) - 1]
+            reward = data.reward[start + i] if inside else 0.0
+            expected = [*state, reward, 1.0 if over else -1.0]
+            np.testing.assert_allclose(batch.rows[number, i], expected, rtol=1e-6)
+            state_counts = 1 <= i <= left[start] and (successors_known or not over)
+            expected_mask = [state_counts, state_counts, inside and i < window - 1, i > 0]
+            np.testing.assert_array_equal(batch.mask[number, i], np.array(expected_mask, float))
+
+
+@pytest.mark.parametrize("window", [2, 3, 6])
+def test_windows_never_cross_into_another_episode(window: int) -> None:
+    data = toy()
+    windows = windows_of(data, window)
+    batch = windows.batch(torch.arange(len(windows)))
+    episode, step = batch.rows[..., 0], batch.rows[..., 1]
+    assert torch.equal(episode, episode[:, :1].expand_as(episode))
+    assert torch.all(step <= torch.tensor(LENGTHS)[episode.long()])
+
+
+def test_only_the_chosen_episodes_have_windows() -> None:
+    data = toy()
+    chosen = np.isin(data.episode, [0, 1, 5])
+    windows = windows_of(data, 3, chosen)
+    batch = windows.batch(torch.arange(len(windows)))
+    assert set(batch.rows[..., 0].flatten().tolist()) == {0.0, 1.0, 5.0}
+
+
+def test_window_knows_whether_its_return_is_known() -> None:
+    data = toy()
+    windows = windows_of(data, 2)
+    batch = windows.batch(torch.arange(len(windows)))
+    wanted = returns_to_go(data, 0.9)[windows.starts]
+    np.testing.assert_array_equal(batch.known, ~np.isnan(wanted))
+    np.testing.assert_array_equal(batch.return_to_go, np.nan_to_num(wanted))
+    assert 0 < int(batch.known.sum()) < len(windows)
+
+
+# --- normalizers ------------------------------------------------------------------------------------------------
+
+
+def test_standardizer_has_the_mean_deviation_and_range_of_its_data() -> None:
+    values = np.random.default_rng(0).normal([3, -50], [0.1, 20], (500, 2)).astype(np.float32)
+    fitted = Standardizer.fit(torch.from_numpy(values))
+    exact = values.astype(np.float64)
+    mean = exact.sum(0) / 500
+    np.testing.assert_allclose(fitted.mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(fitted.std, np.sqrt(((exact - mean) ** 2).sum(0) / 500), rtol=1e-6)
+    encoded = fitted.encode(torch.from_numpy(values))
+    np.testing.assert_allclose(fitted.decode(encoded), values, rtol=1e-5, atol=1e-5)
+    low, high = fitted.encoded_range()
+    assert torch.equal(low, encoded.amin(0)) and torch.equal(high, encoded.amax(0))
+
+
+def test_standardizer_leaves_a_constant_dimension_finite() -> None:
+    fitted = Standardizer.fit(torch.tensor([[1.0, 7.0], [2.0, 7.0]]))
+    assert fitted.std[1] == 1
+    assert torch.equal(fitted.encode(torch.tensor([[1.5, 7.0]])), torch.zeros(1, 2))
+
+
+def test_rewards_fill_minus_one_to_one() -> None:
+    fitted = MinMaxScaler.fit(torch.tensor([2.0, 6.0, 3.0]))
+    np.testing.assert_allclose(fitted.encode(torch.tensor([2.0, 3.0, 6.0])), [-1.0, -0.5, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(fitted.decode(torch.tensor([-1.0, -0.5, 1.0])), [2.0, 3.0, 6.0], rtol=1e-6)
+
+
+def test_constant_rewards_stay_finite() -> None:
+    fitted = MinMaxScaler.fit(torch.full((4,), 5.0))
+    assert fitted.decode(fitted.encode(torch.tensor(5.0))) == 5.0

@@ -1,0 +1,242 @@
+"""The workflow as a user runs it: end to end, again, interrupted, with changed code and with other configs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from dawm.config import AssessmentSettings, SynthesisSettings, as_mapping
+from dawm.data.sealed import open_sealed
+from dawm.offline_rl.policy import load_policy
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAVELS = ("Snakefile", "workflow", "dawm", "config", "profiles", "environment.yml")
+pytestmark = pytest.mark.xdist_group("workflow")
+
+
+def clone(folder: Path) -> Path:
+    """The workflow's files in a path with a space in it, with the tiny config."""
+    target = folder / "a clone"
+    target.mkdir()
+    for name in TRAVELS:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target / name)
+    shutil.copy(ROOT / "tests" / "tiny.yaml", target / "tiny.yaml")
+    return target
+
+
+def command(*options: str, config: str | None = "tiny.yaml") -> list[str]:
+    chosen = ["--configfile", config] if config else []
+    return [sys.executable, "-m", "snakemake", "--cores", "2", *chosen, *options]
+
+
+def snakemake(folder: Path, *options: str, config: str | None = "tiny.yaml") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*options, config=config), cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def planned(folder: Path) -> set[str]:
+    """The rules that the next run would start."""
+    run = snakemake(folder, "--dry-run")
+    assert run.returncode == 0, run.stderr
+    return set(re.findall(r"^(?:local)?rule (\w+):", run.stdout + run.stderr, re.M))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What must be the same bytes each time: everything but logs, wall times and the scheduler's own notes."""
+    results = folder / "results" / "tiny"
+    skipped = {"logs", "benchmarks"}
+    return {
+        str(path.relative_to(results)): path.read_bytes()
+        for path in sorted(results.rglob("*"))
+        if path.is_file() and path.relative_to(results).parts[0] not in skipped and path.name != "timings.csv"
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone whose workflow has run to the end."""
+    folder = clone(tmp_path_factory.mktemp("workflow"))
+    run = snakemake(folder)
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+def test_one_command_goes_from_the_simulator_to_the_report(finished: Path) -> None:
+    results = finished / "results" / "tiny"
+    scores = pd.read_csv(results / "tables" / "scores.csv")
+    assert len(scores) == 8  # 2 learners × 2 arms × 2 seeds
+    for row in scores.itertuples():
+        folder = results / "policies" / row.dataset / row.algorithm / row.augmentation / f"seed-{row.seed}"
+        evaluations = pd.read_csv(folder / "evaluations.csv")
+        assert row.normalized_score_last == pytest.approx(evaluations["normalized_score"].iloc[-1], rel=1e-5)
+        assert row.return_last == pytest.approx(evaluations["return_mean"].iloc[-1], rel=1e-5)
+        load_policy(folder)
+    assert (results / "report.html").stat().st_size > 50_000
+    for name in ("learning-curves", "scores", "fidelity", "inverse-dynamics"):
+        assert (results / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (results / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_every_job_leaves_its_time_and_a_log(finished: Path) -> None:
+    results = finished / "results" / "tiny"
+    timings = pd.read_csv(results / "tables" / "timings.csv")
+    assert timings["stage"].value_counts().to_dict() == {
+        "train-policy": 8,
+        "synthesize": 2,
+        "export": 1,
+        "train-world-model": 1,
+        "train-inverse-dynamics": 1,
+        "assess": 1,
+    }
+    assert (timings["wall_seconds"] > 0).all()
+    log = (results / "logs" / "train-world-model" / "hopper" / "seed-0.log").read_text()
+    assert re.search(r"train-world-model: 40/40 \(100 %\), [\d,]+/s, 0:00 left, loss", log)
+
+
+def test_real_arms_use_no_synthetic_data(finished: Path) -> None:
+    policies = finished / "results" / "tiny" / "policies" / "hopper" / "iql"
+    assert set(open_sealed(policies / "real" / "seed-0", "policy").provenance["inputs"]) == {"dataset"}
+    assert set(open_sealed(policies / "dawm" / "seed-0", "policy").provenance["inputs"]) == {"dataset", "synthetic"}
+
+
+def test_a_second_run_does_nothing(finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (finished / "results").rglob("*") if path.is_file()}
+    run = snakemake(finished)
+    assert run.returncode == 0
+    assert "Nothing to be done" in run.stdout + run.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in (finished / "results").rglob("*") if path.is_file()}
+
+
+def test_a_changed_figure_module_reruns_only_figures_and_report(finished: Path) -> None:
+    module = finished / "dawm" / "analysis" / "figures.py"
+    original = module.read_text()
+    module.write_text(original.replace('"#0072B2"', '"#0072B3"'))
+    try:
+        assert planned(finished) == {"figures", "report", "all"}
+    finally:
+        module.write_text(original)
+        snakemake(finished, "--touch")
+
+
+def test_a_changed_setting_reruns_what_depends_on_it(finished: Path) -> None:
+    config = finished / "tiny.yaml"
+    original = config.read_text()
+    values = yaml.safe_load(original)
+    values["algorithms"]["iql"]["expectile"] = 0.8
+    try:
+        config.write_text(yaml.safe_dump(values))
+        assert planned(finished) == {"train_policy", "tables", "timings", "figures", "report", "all"}
+        values["synthesis"]["guidance"] = 2.0
+        config.write_text(yaml.safe_dump(values))
+        assert {"synthesize", "seal_synthetic", "assess"} <= planned(finished)
+        assert not {"export", "train_world_model", "train_inverse_dynamics"} & planned(finished)
+    finally:
+        config.write_text(original)
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+    """kill -9 of the scheduler and its jobs half way: what was complete stays, the rest follows."""
+    folder = clone(tmp_path)
+    process = subprocess.Popen(
+        command(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    policies = folder / "results" / "tiny" / "policies"
+    deadline = time.monotonic() + 200
+    while len(done := list(policies.rglob("provenance.json"))) < 3 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(done) < 8, "killed too late to show anything"
+    # Two jobs run at a time, so of three that are sealed the first has ended for its scheduler too.
+    first = min(done, key=lambda path: path.stat().st_mtime_ns)
+    made = first.stat().st_mtime_ns
+    assert snakemake(folder, "--unlock").returncode == 0
+    again = snakemake(folder)
+    assert again.returncode == 0, again.stderr
+    assert first.stat().st_mtime_ns == made
+    assert files(folder) == files(finished)
+
+
+def test_the_default_config_does_not_leak_into_another(finished: Path) -> None:
+    """Keys that the tiny config leaves out resolve to the dataclasses' defaults, not to the quickstart's values."""
+    run = snakemake(finished, "--dry-run", "--printshellcmds", "--forceall")
+    settings = {}
+    for line in re.findall(r"exec (python -m dawm .*)", run.stdout + run.stderr):
+        words = shlex.split(line)
+        if "--settings" in words:
+            settings[words[3]] = json.loads(words[words.index("--settings") + 1])
+    own = yaml.safe_load((ROOT / "tests" / "tiny.yaml").read_text())
+    quick = yaml.safe_load((ROOT / "config" / "quickstart.yaml").read_text())
+    assert settings["synthesize"] == as_mapping(SynthesisSettings(**own["synthesis"]))
+    assert settings["assess"] == as_mapping(AssessmentSettings())
+    assert settings["train-world-model"]["learning_rate"] == 1e-3 != quick["world_model"]["learning_rate"]
+    assert settings["tables"]["seeds"] == [0, 3]
+    assert settings["tables"]["datasets"] == ["hopper"]
+
+
+def test_without_a_config_file_the_quickstart_runs(finished: Path) -> None:
+    run = snakemake(finished, "--dry-run", "--config", "experiment=renamed", config=None)
+    assert run.returncode == 0, run.stderr
+    assert "results/renamed/policies/hopper-medium-replay/td3_bc/dawm/seed-2/policy.safetensors" in run.stdout
+
+
+@pytest.mark.parametrize("config", sorted(path.name for path in (ROOT / "config").glob("*.yaml")))
+def test_every_shipped_config_dry_runs(config: str, tmp_path: Path) -> None:
+    folder = clone(tmp_path)
+    run = snakemake(folder, "--dry-run", config=f"config/{config}")
+    assert run.returncode == 0, run.stderr
+    values = yaml.safe_load((ROOT / "config" / config).read_text())
+    count = len(values["datasets"]) * len(values["seeds"]) * len(values["augmentations"]) * len(values["algorithms"])
+    assert re.search(rf"^train_policy\s+{count}$", run.stdout + run.stderr, re.M)
+
+
+def test_the_paper_matrix_is_whole() -> None:
+    values = yaml.safe_load((ROOT / "config" / "d4rl-locomotion.yaml").read_text())
+    assert len(values["datasets"]) == 9
+    assert (len(values["seeds"]), set(values["algorithms"])) == (5, {"td3_bc", "iql"})
+    assert {arm["real_fraction"] for arm in values["augmentations"].values()} == {1.0, 0.5}
+
+
+def test_the_slurm_profile_plans_the_same_jobs(tmp_path: Path) -> None:
+    folder = clone(tmp_path)
+    run = snakemake(folder, "--dry-run", "--workflow-profile", "profiles/slurm")
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"^train_policy\s+8$", run.stdout + run.stderr, re.M)
+
+
+def test_a_bad_config_stops_snakemake_with_one_sentence(tmp_path: Path) -> None:
+    folder = clone(tmp_path)
+    values = yaml.safe_load((folder / "tiny.yaml").read_text())
+    values["seeds"] = [0, 0]
+    (folder / "bad.yaml").write_text(yaml.safe_dump(values))
+    run = snakemake(folder, config="bad.yaml")
+    assert run.returncode == 2
+    assert run.stderr.strip().splitlines()[-1] == f"{folder}/bad.yaml: seeds: expected every entry once, found 0 twice"
+    assert not (folder / "results").exists()
+
+
+def test_a_data_set_that_does_not_exist_fails_with_its_sentence_in_the_terminal(tmp_path: Path) -> None:
+    folder = clone(tmp_path)
+    values = yaml.safe_load((folder / "tiny.yaml").read_text())
+    values["datasets"] = {"mine": {"source": "hdf5:nowhere/hopper_medium-v2.hdf5"}}
+    (folder / "missing.yaml").write_text(yaml.safe_dump(values))
+    run = snakemake(folder, config="missing.yaml")
+    assert run.returncode != 0
+    assert "dawm export: nowhere/hopper_medium-v2.hdf5: no such file" in run.stdout + run.stderr
+    assert not list((folder / "results").rglob("provenance.json"))
