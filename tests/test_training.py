@@ -205,6 +205,25 @@ def test_metrics_are_means_since_the_last_row_also_across_a_kill(tmp_path: Path,
     assert table(tmp_path / "metrics.csv") == expected
 
 
+# BUG (dawm/training.py, _resume): the sums come back in safetensors' order, sorted by name, and Ledger._write takes
+# each row's own order, so that after a resume between two rows the values stand under other columns' names.
+# The same shows in the two tests of killed runs above, for iql.
+def test_metrics_keep_their_columns_across_a_kill(tmp_path: Path) -> None:
+    def run(kill_at: int | None) -> None:
+        def update(step: int) -> dict[str, Tensor]:
+            if step == kill_at:
+                raise Killed
+            return {"zebra": torch.tensor(1.0), "ant": torch.tensor(2.0)}
+
+        options: dict[str, Any] = {"folder": tmp_path, "run": "this", "checkpoint_every": 5, "log_every": 4}
+        train("columns", update, State({}, {}), steps=8, **options)
+
+    with pytest.raises(Killed):
+        run(6)
+    run(None)
+    assert table(tmp_path / "metrics.csv") == [{"step": end, "zebra": 1, "ant": 2} for end in (4, 8)]
+
+
 def test_last_metrics_row_is_the_mean_of_the_steps_that_are_left(tmp_path: Path) -> None:
     counting_run(tmp_path, 6, 4)
     assert table(tmp_path / "metrics.csv")[-1] == {"step": 6, "square": (25 + 36) / 2}
@@ -293,5 +312,5 @@ def test_other_seeds_and_purposes_draw_other_numbers() -> None:
 
 def test_numbers_of_a_seed_stay_what_they_are() -> None:
     """Published results depend on them: a change here changes every result."""
-    assert generator(0, "noise", 7, 0).integers(10**6, size=4).tolist() == [0, 0, 0, 0]
-    assert derived_seed(0, "reset", "hopper") == 0
+    assert generator(0, "noise", 7, 0).integers(10**6, size=4).tolist() == [504220, 235484, 411301, 363412]
+    assert derived_seed(0, "reset", "hopper") == 1666276453

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dawm.analysis.fidelity import REAL, STILL
 from dawm.analysis.statistics import bootstrap_interval, interquartile_mean
@@ -65,10 +66,12 @@ def save(figure: Figure, path: Path, metadata: dict[str, None]) -> None:
 def learning_curves(sealed: Sealed) -> Figure:
     """Score against gradient steps: mean over seeds, and a 95 % bootstrap interval of it."""
     curves, datasets = read_csv(sealed, "learning_curves.csv"), read_csv(sealed, "datasets.csv")
+    colors = arm_colors(sealed)
     figure, panels = grid(curves)
     for (dataset, algorithm), axes in panels.items():
         chosen = curves[(curves["dataset"] == dataset) & (curves["algorithm"] == algorithm)]
-        for color, (arm, group) in zip(COLORS, chosen.groupby("augmentation", sort=False), strict=False):
+        for arm, group in chosen.groupby("augmentation", sort=False):
+            color = colors[arm]
             table = group.pivot_table(index="step", columns="seed", values="normalized_score")
             steps, mean = table.index.to_numpy(), table.mean(axis=1).to_numpy()
             interval = np.array([bootstrap_interval(row, np.mean, seed=0) for row in table.to_numpy()])
@@ -85,13 +88,13 @@ def learning_curves(sealed: Sealed) -> Figure:
 
 def score_intervals(sealed: Sealed) -> Figure:
     """Score by arm: one dot per seed (mean of the last 10 evaluations), their IQM with a 95 % bootstrap interval."""
-    scores = read_csv(sealed, "scores.csv")
+    scores, colors = read_csv(sealed, "scores.csv"), arm_colors(sealed)
     figure, panels = grid(scores, height=2.0)
     for (dataset, algorithm), axes in panels.items():
         chosen = scores[(scores["dataset"] == dataset) & (scores["algorithm"] == algorithm)]
         arms = list(chosen["augmentation"].unique())
         for place, arm in enumerate(arms):
-            color = COLORS[place % len(COLORS)]
+            color = colors[arm]
             values = chosen.loc[chosen["augmentation"] == arm, "normalized_score_mean10"].to_numpy()
             low, high = bootstrap_interval(values, interquartile_mean, seed=0)
             axes.plot([low, high], [place, place], color=color, alpha=0.35, linewidth=7, solid_capstyle="butt")
@@ -109,7 +112,7 @@ def score_intervals(sealed: Sealed) -> Figure:
 
 def fidelity_by_horizon(sealed: Sealed) -> Figure:
     """Median error of the next state and of the reward by horizon step, against real data and "nothing moves"."""
-    table = read_csv(sealed, "fidelity.csv")
+    table, colors = read_csv(sealed, "fidelity.csv"), arm_colors(sealed)
     datasets = list(table["dataset"].unique())
     quantities = {
         "state_error": "next-state error\n(one-step changes of the data)",
@@ -122,18 +125,21 @@ def fidelity_by_horizon(sealed: Sealed) -> Figure:
         for axes, (quantity, label) in zip(row, quantities.items(), strict=True):
             chosen = table[(table["dataset"] == dataset) & (table["quantity"] == quantity)]
             imagined = chosen[chosen["horizon_step"] > 0]
-            for color, (arm, group) in zip(COLORS[1:], imagined.groupby("augmentation"), strict=False):
+            for arm, group in imagined.groupby("augmentation"):
+                color = colors.get(arm, COLORS[-2])
                 means = group.groupby("horizon_step")[["value", "low", "high"]].mean()  # over world-model seeds
                 axes.fill_between(means.index, means["low"], means["high"], color=color, alpha=0.18, linewidth=0)
                 axes.plot(means.index, means["value"], "o-", color=color, markersize=4, label=arm)
-            for name, style, text in ((STILL, "--", "nothing moves"), (REAL, ":", "real, held out")):
-                value = chosen.loc[chosen["augmentation"] == name, "value"].mean()
-                axes.axhline(value, color=GREY, linestyle=style, linewidth=1.2, label=text)
+            floor, ceiling = (chosen.loc[chosen["augmentation"] == name, "value"].mean() for name in (REAL, STILL))
+            axes.axhline(ceiling, color=GREY, linestyle="--", linewidth=1.2, label=f"nothing moves: {ceiling:.2g}")
+            axes.plot([], [], " ", label=f"real, held out: {floor:.0e}")  # far below the axis
+            axes.set_yscale("log")
+            axes.set_ylim(top=1.6 * ceiling)
+            axes.legend(loc="center right")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_title(dataset)
             axes.set_xlabel("horizon step")
             axes.set_ylabel(label)
-            axes.set_ylim(bottom=0)
-        row[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -154,9 +160,15 @@ def inferred_actions(sealed: Sealed) -> Figure:
             chosen["true_action"], chosen["inferred_action"], ".", color=COLORS[0], alpha=0.3, markersize=4, mew=0
         )
         axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", xlabel="true action")
-        axes.set_title(f"dimension {dimension}: mean error {error:.3f}")
+        axes.set_title(f"action {dimension}: mean error {error:.3f}", fontsize=9)
     axes_row[0][0].set_ylabel("inferred action")
     return figure
+
+
+def arm_colors(sealed: Sealed) -> dict[str, str]:
+    """One colour per arm, the same in every figure."""
+    arms = read_csv(sealed, "scores.csv")["augmentation"].unique()
+    return {arm: COLORS[place % len(COLORS)] for place, arm in enumerate(arms)}
 
 
 def grid(table: pd.DataFrame, height: float = 2.9) -> tuple[Figure, dict[tuple[str, str], Axes]]:

@@ -75,9 +75,9 @@ class IQL:
         return State(modules, optimizers)
 
     def update(self, batch: Batch, noise: Tensor, step: int, settings: IQLSettings) -> dict[str, Tensor]:
-        """One gradient step in the published order: V, actor, Q, target. `noise` is not used.
+        """One gradient step in the published order: V, actor, Q, target; the later three see the new V.
 
-        The advantages weigh the actor with the value from before its own step's change, as Q does its target after.
+        `noise` is not used.
         """
         with torch.no_grad():
             q = self.target_critic(batch.observation, batch.action).amin(0)
@@ -86,15 +86,15 @@ class IQL:
         _step(self.value_optimizer, value_loss)
 
         with torch.no_grad():
-            advantage = q - self.value(batch.observation)
+            v, next_v = self.value(torch.cat([batch.observation, batch.next_observation])).chunk(2)
+            target = td_target(next_v, batch, settings.discount)
+            advantage = q - v
             weight = (settings.inverse_temperature * advantage).exp().clamp(max=settings.advantage_weight_clip)
         action = batch.action.clamp(-ACTION_CLIP, ACTION_CLIP)
         actor_loss = -(weight * self.actor.log_probability(batch.observation, action)).mean()
         set_rate(self.actor_optimizer, cosine_rate(step, settings.gradient_steps, settings.learning_rate))
         _step(self.actor_optimizer, actor_loss)
 
-        with torch.no_grad():
-            target = td_target(self.value(batch.next_observation), batch, settings.discount)
         critic_loss = (self.critic(batch.observation, batch.action) - target).square().mean(1).sum()
         _step(self.critic_optimizer, critic_loss)
         average_into(self.target_critic, self.critic, settings.target_rate)

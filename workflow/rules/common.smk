@@ -40,7 +40,7 @@ wildcard_constraints:
 
 def text(settings):
     """Settings as one argument of the command line, every default spelled out: a changed one reruns the job."""
-    return json.dumps(as_mapping(settings), sort_keys=True)
+    return json.dumps(as_mapping(settings))
 
 
 def inside(folder, *names):

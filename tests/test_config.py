@@ -1,0 +1,446 @@
+"""Configs: what is shipped is valid, what is wrong is named by file and key, and the documents agree with the code."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from dawm.cli import main
+from dawm.config import (
+    AlgorithmsSettings,
+    AssessmentSettings,
+    AugmentationSettings,
+    Experiment,
+    ExportSettings,
+    InverseDynamicsSettings,
+    IQLSettings,
+    Matrix,
+    SynthesisSettings,
+    TD3BCSettings,
+    WorldModelSettings,
+    as_mapping,
+    json_schema,
+    load_experiment,
+    plain,
+    read,
+)
+from dawm.errors import InputError
+from dawm.layout import models, runs
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = sorted((ROOT / "config").glob("*.yaml"))
+STAGES = [
+    ExportSettings,
+    WorldModelSettings,
+    InverseDynamicsSettings,
+    SynthesisSettings,
+    TD3BCSettings,
+    IQLSettings,
+    AugmentationSettings,
+    AssessmentSettings,
+]
+MINIMAL: dict[str, Any] = {
+    "experiment": "tiny",
+    "seeds": [0, 1],
+    "datasets": {"hopper": {"source": "local/hopper-medium-replay"}},
+    "augmentations": {"real": {"real_fraction": 1.0}, "dawm": {"real_fraction": 0.5}},
+    "algorithms": {"td3_bc": {}, "iql": {}},
+}
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    """The minimal config with one key, given by its dotted path, set to a value."""
+    config = copy.deepcopy(MINIMAL)
+    *outer, last = key.split(".")
+    section = config
+    for name in outer:
+        section = section.setdefault(name, {})
+    section[last] = value
+    return config
+
+
+Refused = Callable[[Any], str]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Checks a config (text, or values for YAML) through the command line: status 2 and one line, without the path."""
+
+    def run(config: Any) -> str:
+        path = tmp_path / "experiment.yaml"
+        path.write_text(config if isinstance(config, str) else yaml.safe_dump(config, sort_keys=False))
+        assert main(["check-config", str(path)]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        start, line = f"dawm check-config: {path}: ", captured.err
+        assert line.startswith(start) and line.count("\n") == 1
+        return line.removeprefix(start).rstrip("\n")
+
+    return run
+
+
+# --- what is valid ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_config_is_valid(path):
+    experiment = load_experiment(path)
+    assert experiment.experiment == path.stem
+    assert list(runs(experiment.matrix()))
+
+
+def test_there_are_shipped_configs():
+    assert {path.name for path in SHIPPED} >= {"quickstart.yaml", "local-locomotion.yaml", "d4rl-locomotion.yaml"}
+
+
+def test_minimal_config_takes_every_default():
+    experiment = read(Experiment, MINIMAL, "here")
+    assert experiment.world_model == WorldModelSettings()
+    assert experiment.synthesis == SynthesisSettings()
+    assert experiment.algorithms == AlgorithmsSettings(td3_bc=TD3BCSettings(), iql=IQLSettings())
+    assert experiment.seeds == (0, 1) and experiment.world_model_seeds == (0,)
+    assert experiment.algorithm_names == ["td3_bc", "iql"]
+
+
+def test_given_values_replace_defaults_and_only_them():
+    experiment = read(Experiment, changed("algorithms.iql", {"expectile": 0.9}), "here")
+    assert experiment.algorithm("iql") == dataclasses.replace(IQLSettings(), expectile=0.9)
+
+
+def test_whole_numbers_serve_as_numbers_and_whole_floats_as_whole_numbers():
+    config = changed("world_model", {"learning_rate": 1, "hidden": 64.0})
+    settings = read(Experiment, config, "here").world_model
+    assert (settings.learning_rate, settings.hidden) == (1.0, 64)
+    assert isinstance(settings.learning_rate, float) and isinstance(settings.hidden, int)
+
+
+@pytest.mark.parametrize("name", ["a", "0", "hopper-medium_v2", "x" * 64])
+def test_good_name_is_accepted(name):
+    assert read(Experiment, changed("experiment", name), "here").experiment == name
+    assert list(read(Experiment, changed("datasets", {name: {"source": "x"}}), "here").datasets) == [name]
+
+
+def test_matrix_names_every_run_once_and_pairs_world_models_in_turn():
+    experiment = read(Experiment, MINIMAL | {"seeds": [3, 5, 9], "world_model_seeds": [7, 8]}, "here")
+    matrix = experiment.matrix()
+    assert [run.slug for run in runs(matrix)] == [
+        f"hopper/{algorithm}/{arm}/seed-{seed}"
+        for algorithm in ("td3_bc", "iql")
+        for arm in ("real", "dawm")
+        for seed in (3, 5, 9)
+    ]
+    assert [matrix.world_model_seed(seed) for seed in (3, 5, 9)] == [7, 8, 7]
+    assert list(models(matrix)) == [("hopper", 7), ("hopper", 8)]
+
+
+def test_real_data_alone_needs_no_world_model():
+    config = changed("augmentations", {"real": {"real_fraction": 1.0}})
+    assert list(models(read(Experiment, config, "here").matrix())) == []
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_experiment_and_its_matrix_survive_json(path):
+    experiment = load_experiment(path)
+    for settings in (experiment, experiment.matrix()):
+        assert read(type(settings), json.loads(json.dumps(as_mapping(settings))), "here") == settings
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
+def test_settings_survive_json(stage):
+    needed = {"source": "hdf5:x"} if stage is ExportSettings else {}
+    needed |= {"real_fraction": 0.1} if stage is AugmentationSettings else {}
+    settings = stage(**needed)
+    assert read(stage, json.loads(json.dumps(as_mapping(settings))), "here") == settings
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_check_config_prints_a_config_that_means_the_same(path, tmp_path, capsys):
+    assert main(["check-config", str(path)]) == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "printed.yaml").write_text(printed)
+    assert load_experiment(tmp_path / "printed.yaml") == load_experiment(path)
+    assert yaml.safe_load(printed)["assessment"] == {"rows": 1000, "seed": 0}  # a default, spelled out
+
+
+# --- what is refused --------------------------------------------------------------------------------------------
+
+UNKNOWN = [
+    "seed",
+    "datasets.hopper.sources",
+    "world_model.guidance",
+    "inverse_dynamics.dropouts",
+    "synthesis.window",
+    "augmentations.dawm.fraction",
+    "algorithms.ppo",
+    "algorithms.td3_bc.expectile",
+    "algorithms.iql.alpha",
+    "assessment.row",
+]
+
+
+@pytest.mark.parametrize("key", UNKNOWN)
+def test_unknown_key_is_refused_at_every_level(refused, key):
+    assert refused(changed(key, 1)).startswith(f"{key}: unknown key; expected one of ")
+
+
+# key, value, what the sentence says was expected, and found
+WRONG = [
+    ("experiment", 3, "a text", "3"),
+    ("experiment", None, "a text", "None"),
+    ("seeds", 3, "a list", "3"),
+    ("seeds", "0", "a list", "'0'"),
+    ("seeds", [], "at least 1 entries", "[]"),
+    ("world_model_seeds", [], "at least 1 entries", "[]"),
+    ("datasets", [], "a mapping", "[]"),
+    ("datasets", {}, "at least 1 entries", "{}"),
+    ("datasets.hopper", None, "a mapping", "None"),
+    ("datasets.hopper.source", 5, "a text", "5"),
+    ("datasets.hopper.source", "", "at least 1 characters", "''"),
+    ("datasets.hopper.transitions", 999, "at least 1000", "999"),
+    ("datasets.hopper.transitions", "many", "a whole number", "'many'"),
+    ("datasets.hopper.environment", 4, "a text", "4"),
+    ("datasets.hopper.rows_per_shard", 0, "at least 1", "0"),
+    ("datasets.hopper.held_out_fraction", 0, "more than 0", "0"),
+    ("datasets.hopper.held_out_fraction", 0.6, "at most 0.5", "0.6"),
+    ("datasets.hopper.seed", -1, "at least 0", "-1"),
+    ("world_model", "big", "a mapping", "'big'"),
+    ("world_model.window", 1, "at least 2", "1"),
+    ("world_model.window", 33, "at most 32", "33"),
+    ("world_model.window", 4.5, "a whole number", "4.5"),
+    ("world_model.window", True, "a whole number", "True"),
+    ("world_model.prediction", "velocity", "one of ['clean', 'noise']", "'velocity'"),
+    ("world_model.return_scale", 0, "more than 0", "0"),
+    ("world_model.learning_rate", 0, "more than 0", "0"),
+    ("world_model.learning_rate", True, "a number", "True"),
+    ("world_model.learning_rate", [0.1], "a number", "[0.1]"),
+    ("world_model.discount", 1.01, "at most 1", "1.01"),
+    ("inverse_dynamics.layers", 0, "at least 1", "0"),
+    ("inverse_dynamics.dropout", 1, "at most 0.9", "1"),
+    ("synthesis.sampler", "euler", "one of ['ddpm', 'ddim']", "'euler'"),
+    ("synthesis.shards", 0, "at least 1", "0"),
+    ("synthesis.guidance", -0.1, "at least 0", "-0.1"),
+    ("augmentations", {}, "at least 1 entries", "{}"),
+    ("augmentations.dawm.real_fraction", 1.5, "at most 1", "1.5"),
+    ("augmentations.dawm.real_fraction", -0.5, "at least 0", "-0.5"),
+    ("augmentations.dawm.real_fraction", "half", "a number", "'half'"),
+    ("algorithms", {}, "at least 1 entries", "{}"),
+    ("algorithms.td3_bc", 5, "a mapping", "5"),
+    ("algorithms.td3_bc.gradient_steps", 0, "at least 1", "0"),
+    ("algorithms.td3_bc.normalize_rewards", "no", "true or false", "'no'"),
+    ("algorithms.td3_bc.normalize_rewards", 1, "true or false", "1"),
+    ("algorithms.iql.expectile", 1, "less than 1", "1"),
+    ("algorithms.iql.expectile", 0, "more than 0", "0"),
+    ("assessment.rows", 9, "at least 10", "9"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "expected", "found"), WRONG)
+def test_wrong_value_is_refused_with_key_expectation_and_finding(refused, key, value, expected, found):
+    assert refused(changed(key, value)) == f"{key}: expected {expected}, found {found}"
+
+
+@pytest.mark.parametrize("key", ["seeds", "world_model_seeds"])
+def test_seed_given_twice_is_refused(refused, key):
+    assert refused(changed(key, [4, 2, 4])) == f"{key}: expected every entry once, found 4 twice"
+
+
+@pytest.mark.parametrize("key", ["seeds", "world_model_seeds"])
+def test_negative_seed_is_refused_with_its_place(refused, key):
+    assert refused(changed(key, [0, -2])) == f"{key}.1: expected at least 0, found -2"
+
+
+@pytest.mark.parametrize("text", ["1e-3", "3e4", "1.e+3x"])
+def test_number_that_yaml_reads_as_text_is_refused_with_the_way_out(refused, text):
+    config = yaml.safe_dump(MINIMAL) + f"world_model: {{learning_rate: {text}}}\n"
+    message = refused(config)
+    assert message.startswith(f"world_model.learning_rate: expected a number, found {text!r}")
+    assert ("3.0e-4" in message) == (text != "1.e+3x")
+
+
+BAD_NAMES = ["", "Hopper", "a b", "../x", "a/b", ".", "-a", "_a", "ä", "x" * 65, "x" * 80, "a.b", "a\n"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_bad_name_of_an_experiment_is_refused(refused, name):
+    message = refused(changed("experiment", name))
+    assert message.startswith("experiment: expected a name that matches ") and message.endswith(f"found {name!r}")
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+@pytest.mark.parametrize(("key", "value"), [("datasets", {"source": "x"}), ("augmentations", {"real_fraction": 1})])
+def test_bad_name_of_a_data_set_or_arm_is_refused(refused, key, value, name):
+    message = refused(changed(key, {name: value}))
+    assert message.startswith(f"{key}: expected a name that matches ") and message.endswith(f"found {name!r}")
+
+
+@pytest.mark.parametrize(("key", "name"), [("datasets", "2024"), ("datasets", "null"), ("augmentations", "yes")])
+def test_name_that_yaml_does_not_read_as_text_is_refused(refused, key, name):
+    value = {"datasets": "{source: x}", "augmentations": "{real_fraction: 1}"}[key]
+    config = yaml.safe_dump({k: v for k, v in MINIMAL.items() if k != key}) + f"{key}: {{{name}: {value}}}\n"
+    assert refused(config).startswith(f"{key}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("augmentations.dawm.real_fraction", math.nan),
+        ("world_model.learning_rate", math.inf),
+        ("world_model.return_scale", math.nan),
+        ("synthesis.return_factor", -math.inf),
+        ("synthesis.return_factor", 10**400),  # no float is that large
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_number_that_is_not_finite_is_refused(refused, key, value):
+    assert refused(changed(key, value)).startswith(f"{key}: expected ")
+
+
+@pytest.mark.parametrize("key", ["experiment", "seeds", "datasets", "augmentations", "algorithms"])
+def test_missing_key_is_refused_by_name(refused, key):
+    config = {name: value for name, value in MINIMAL.items() if name != key}
+    assert refused(config) == f"the file: the key {key!r} is missing"
+
+
+def test_missing_key_of_a_section_is_refused_by_name(refused):
+    assert refused(changed("datasets.hopper", {})) == "datasets.hopper: the key 'source' is missing"
+    assert refused(changed("augmentations.dawm", {})) == "augmentations.dawm: the key 'real_fraction' is missing"
+
+
+def test_experiment_without_any_learner_is_refused(refused):
+    assert refused(changed("algorithms", {"td3_bc": None})).startswith("algorithms")
+
+
+def test_more_sampling_steps_than_diffusion_steps_are_refused(refused):
+    message = refused(changed("synthesis.sampling_steps", 11))
+    assert message == "synthesis.sampling_steps: expected at most world_model.diffusion_steps (10), found 11"
+    assert read(Experiment, changed("synthesis.sampling_steps", 10), "here").synthesis.sampling_steps == 10
+
+
+NO_CONFIGS = {
+    "empty": "",
+    "list": "- 1\n- 2\n",
+    "text": "just a text",
+    "number": "3",
+    "set": "!!set {a, b}",
+    "unclosed": "seeds: [0, 1",
+    "tab": "seeds:\n\t- 0",
+    "control character": "seeds: \x00",
+    "two documents": "a: 1\n---\nb: 2\n",
+    "undefined alias": "seeds: *nothing",
+    "no date": "seeds: 2024-13-45",
+    "no number": "seeds: !!int x",
+    "no octal": "seeds: 0x_",
+    "too long a number": "seeds: " + "9" * 5000,
+    "too deep": "seeds: " + "[" * 500,
+    "unhashable key": "? [1]\n: 2",
+}
+
+
+@pytest.mark.parametrize("kind", NO_CONFIGS)
+def test_file_that_is_no_yaml_mapping_is_refused(refused, kind):
+    assert "expected" in refused(NO_CONFIGS[kind])
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "!!python/object/apply:os.system ['touch ran']",
+        "!!python/object/new:os.system ['touch ran']",
+        "!!python/name:os.system",
+        "!!python/module:os",
+        "!!python/tuple [1, 2]",
+    ],
+)
+def test_yaml_that_would_run_code_is_refused_and_does_not_run(refused, tmp_path, monkeypatch, tag):
+    monkeypatch.chdir(tmp_path)
+    assert "expected YAML" in refused(f"experiment: {tag}\n")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "binary"])
+def test_file_that_cannot_be_read_is_refused_by_name(tmp_path, capsys, kind):
+    path = tmp_path / "experiment.yaml"
+    if kind == "folder":
+        path.mkdir()
+    if kind == "binary":
+        path.write_bytes(b"\xff\xfe\x00\x80\x81")
+    assert main(["check-config", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"dawm check-config: {path}: expected ") and error.count("\n") == 1
+
+
+def test_values_that_are_no_mapping_are_refused_with_their_origin():
+    with pytest.raises(InputError, match=r"^here: the file: expected a mapping, found \[1\]$"):
+        read(Experiment, [1], "here")
+
+
+# --- the schema and the table of keys ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [*STAGES, AlgorithmsSettings, Experiment, Matrix], ids=lambda cls: cls.__name__)
+def test_schema_is_a_valid_json_schema(settings):
+    schema = json_schema(settings)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["additionalProperties"] is False
+    assert all(part["description"] for part in schema["properties"].values())
+
+
+@pytest.mark.parametrize("stage", [*STAGES, Experiment], ids=lambda stage: stage.__name__)
+def test_every_default_is_within_its_own_bounds(stage):
+    properties, checked = json_schema(stage)["properties"], 0
+    for item in dataclasses.fields(stage):
+        if item.default is not dataclasses.MISSING:
+            jsonschema.Draft202012Validator(properties[item.name]).validate(plain(item.default))
+            checked += 1
+    assert checked or stage is AugmentationSettings
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("documents")
+    arguments = ["--schema", str(folder / "config.schema.json"), "--keys", str(folder / "README.md")]
+    assert main(["document-config", *arguments]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("path", ["workflow/schemas/config.schema.json", "config/README.md"])
+def test_committed_document_is_what_the_code_writes(documents, path):
+    assert (ROOT / path).read_bytes() == (documents / Path(path).name).read_bytes(), "run: make config-reference"
+
+
+def test_committed_schema_judges_as_the_code_does():
+    schema = json.loads((ROOT / "workflow/schemas/config.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    for path in SHIPPED:
+        assert validator.is_valid(yaml.safe_load(path.read_text())), path
+    for key, value, _, _ in WRONG:
+        assert not validator.is_valid(changed(key, value)), key
+
+
+def test_table_of_keys_holds_every_key_of_every_section(documents):
+    text = (documents / "README.md").read_text()
+    sections = {part.splitlines()[0].strip("`"): part for part in text.split("\n## ")[1:]}
+    expected = {
+        "The file": Experiment,
+        "datasets.NAME": ExportSettings,
+        "world_model": WorldModelSettings,
+        "inverse_dynamics": InverseDynamicsSettings,
+        "synthesis": SynthesisSettings,
+        "augmentations.NAME": AugmentationSettings,
+        "algorithms.td3_bc": TD3BCSettings,
+        "algorithms.iql": IQLSettings,
+        "assessment": AssessmentSettings,
+    }
+    assert sections.keys() == expected.keys()
+    for title, stage in expected.items():
+        for item in dataclasses.fields(stage):
+            assert f"| `{item.name}` |" in sections[title], (title, item.name)

@@ -1,0 +1,266 @@
+"""Stage `assess`: true transitions pass, false ones show, and only held-out sources are judged."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dawm.analysis.fidelity import Errors, assess, one_step_change, replay, still_copy, summarize
+from dawm.config import AssessmentSettings, InverseDynamicsSettings
+from dawm.data.sealed import open_sealed, seal
+from dawm.data.transitions import Transitions, read_transitions, shard_name, write_shard
+from dawm.environments.oracle import Oracle
+from dawm.environments.tasks import TASKS
+from dawm.errors import InputError
+from dawm.inverse_dynamics import infer, load_inverse_dynamics, train_inverse_dynamics
+
+SETTINGS = AssessmentSettings(rows=200)
+Judge = Callable[..., pd.DataFrame]
+
+
+def dreamed(transitions: Transitions, **changes: Any) -> Transitions:
+    """The real transitions told as synthetic ones, each grown from its own row: as true as synthetic data can be."""
+    count = len(transitions)
+    told = dataclasses.replace(
+        transitions,
+        episode=np.full(count, -1, np.int32),
+        step=np.full(count, -1, np.int32),
+        timeout=np.zeros(count, bool),
+        source_row=np.arange(count, dtype=np.int64),
+        horizon_step=np.ones(count, np.int16),
+        qpos=None,
+        qvel=None,
+    )
+    return dataclasses.replace(told, **changes)
+
+
+@pytest.fixture(scope="module")
+def judge(dataset: Path, inverse_dynamics: Path, tmp_path_factory: pytest.TempPathFactory) -> Judge:
+    """Seals rows as synthetic data, assesses them, and returns fidelity.csv."""
+
+    def of(rows: Transitions, settings: AssessmentSettings = SETTINGS) -> pd.DataFrame:
+        folder = tmp_path_factory.mktemp("judged")
+        write_shard(folder / "synthetic" / shard_name(0, 1), rows)
+        inputs = {
+            "dataset": open_sealed(dataset, "dataset"),
+            "inverse_dynamics": open_sealed(inverse_dynamics, "inverse-dynamics"),
+        }
+        facts = {"observation_dim": 11, "action_dim": 3}
+        names = [shard_name(0, 1)]
+        seal(folder / "synthetic", "synthetic", files=names, settings={}, inputs=inputs, metadata=facts)
+        assess(dataset, folder / "synthetic", inverse_dynamics, settings, folder / "assessment", "arm")
+        open_sealed(folder / "assessment", "assessment").read("fidelity.csv")
+        return pd.read_csv(folder / "assessment" / "fidelity.csv")
+
+    return of
+
+
+def value(table: pd.DataFrame, quantity: str, arm: str = "arm", column: str = "value", step: int | None = None) -> Any:
+    rows = table[(table["augmentation"] == arm) & (table["quantity"] == quantity)]
+    if step is not None:
+        rows = rows[rows["horizon_step"] == step]
+    assert len(rows) == 1, (arm, quantity)
+    return rows[column].iloc[0]
+
+
+@pytest.fixture(scope="module")
+def truth(judge: Judge, transitions: Transitions) -> pd.DataFrame:
+    return judge(dreamed(transitions))
+
+
+# --- what the table says ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arm", ["real_held_out", "arm"])
+def test_true_transitions_have_no_error(truth: pd.DataFrame, arm: str) -> None:
+    assert value(truth, "state_error", arm) < 1e-3
+    assert value(truth, "reward_error", arm) < 1e-4
+    assert value(truth, "terminal_agreement", arm) == 1
+    assert 0 < value(truth, "state_error", arm, "coverage") <= 1
+
+
+def test_noisy_successors_show_in_the_state_error(judge: Judge, truth: pd.DataFrame, transitions: Transitions) -> None:
+    rng = np.random.default_rng(0)
+    spread = (transitions.next_observation - transitions.observation).std(0)
+    noise = (spread * rng.standard_normal(transitions.observation.shape)).astype(np.float32)
+    found = judge(dreamed(transitions, next_observation=transitions.next_observation + noise))
+    assert value(found, "state_error") > 1000 * value(truth, "state_error")
+    assert 0.5 < value(found, "state_error") < 1.1  # the mean over dimensions of |N(0, 1)| is 0.8
+    assert value(found, "state_error", "real_held_out") == value(truth, "state_error", "real_held_out")
+
+
+def test_states_made_of_noise_show_in_state_error_and_terminals(
+    judge: Judge, truth: pd.DataFrame, transitions: Transitions
+) -> None:
+    observation = np.random.default_rng(0).standard_normal(transitions.observation.shape).astype(np.float32)
+    found = judge(dreamed(transitions, observation=observation))
+    assert value(found, "state_error") > 1000 * value(truth, "state_error")
+    assert value(found, "state_error") > 2 * value(found, "state_error", "nothing_moves")
+    assert value(found, "terminal_agreement") < 0.5  # hardly any such Hopper stands upright
+
+
+def test_false_terminals_show_in_agreement_precision_and_recall(judge: Judge, transitions: Transitions) -> None:
+    claimed = judge(dreamed(transitions, terminal=np.ones(len(transitions), bool)))
+    denied = judge(dreamed(transitions, terminal=np.zeros(len(transitions), bool)))
+    assert value(claimed, "terminal_agreement") + value(denied, "terminal_agreement") == pytest.approx(1, abs=1e-5)
+    assert value(claimed, "terminal_precision") == value(claimed, "terminal_agreement") < 0.1
+    assert np.isnan(value(denied, "terminal_precision"))
+    assert value(denied, "terminal_precision", column="rows") == 0
+
+
+def test_wrong_rewards_show_in_the_reward_error(judge: Judge, transitions: Transitions) -> None:
+    found = judge(dreamed(transitions, reward=transitions.reward + np.float32(0.25)))
+    assert value(found, "reward_error") == pytest.approx(0.25, abs=1e-4)
+
+
+def test_only_what_grew_from_held_out_episodes_is_judged(
+    judge: Judge, truth: pd.DataFrame, transitions: Transitions, held_out: np.ndarray
+) -> None:
+    nonsense = np.where(held_out[:, None], transitions.next_observation, np.float32(50))
+    found = judge(dreamed(transitions, next_observation=nonsense))
+    pd.testing.assert_frame_equal(found, truth)
+    assert value(judge(dreamed(transitions, next_observation=nonsense[::-1].copy())), "state_error") > 10
+
+
+def test_rows_are_counted_by_horizon_step_and_bounded_by_the_setting(
+    dataset: Path, synthetic: Path, inverse_dynamics: Path, held_out: np.ndarray, tmp_path: Path
+) -> None:
+    imagined = read_transitions(open_sealed(synthetic, "synthetic"))
+    for limit in (10, 5000):
+        assess(dataset, synthetic, inverse_dynamics, AssessmentSettings(rows=limit), tmp_path / str(limit), "dawm")
+        table = pd.read_csv(tmp_path / str(limit) / "fidelity.csv")
+        for step in (1, 2, 3):
+            grown = sum(
+                bool(held_out[source]) and at == step
+                for source, at in zip(imagined.source_row.tolist(), imagined.horizon_step.tolist(), strict=True)
+            )
+            rows = value(table, "state_error", "dawm", "rows", step)
+            coverage = value(table, "state_error", "dawm", "coverage", step)
+            assert rows == pytest.approx(coverage * min(limit, grown), abs=1e-3)
+    assert open_sealed(tmp_path / "10", "assessment").metadata["arm"] == "dawm"
+
+
+def test_action_errors_are_those_of_held_out_real_pairs(
+    judge: Judge, transitions: Transitions, held_out: np.ndarray, inverse_dynamics: Path
+) -> None:
+    table = judge(dreamed(transitions), AssessmentSettings(rows=5000))  # all of them
+    model, _ = load_inverse_dynamics(inverse_dynamics)
+    real = transitions.take(held_out)
+    inferred = infer(model, torch.from_numpy(real.observation), torch.from_numpy(real.next_observation)).numpy()
+    error = np.abs(inferred.astype(float) - real.action)
+    assert value(table, "action_error") == pytest.approx(error.mean(), rel=1e-4)
+    assert value(table, "action_error", column="rows") == error.size
+    for dimension in range(3):
+        assert value(table, f"action_error_{dimension}") == pytest.approx(error[:, dimension].mean(), rel=1e-4)
+
+
+def test_nothing_moves_is_the_median_change_of_the_data(
+    judge: Judge, transitions: Transitions, held_out: np.ndarray
+) -> None:
+    table = judge(dreamed(transitions), AssessmentSettings(rows=5000))
+    change = transitions.next_observation.astype(float) - transitions.observation
+    checkable = (np.abs(transitions.observation[:, 5:]) < 10).all(1)
+    moved = np.abs(change / change.std(0)).mean(1)[held_out & checkable]
+    assert value(table, "state_error", "nothing_moves") == pytest.approx(np.median(moved), rel=1e-3)
+    assert value(table, "state_error", "nothing_moves", "rows") == len(moved)
+
+
+def test_assessment_is_the_same_bytes_each_time(
+    dataset: Path, synthetic: Path, inverse_dynamics: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        assess(dataset, synthetic, inverse_dynamics, SETTINGS, tmp_path / name, "dawm")
+    for path in (tmp_path / "a").iterdir():
+        assert (tmp_path / "b" / path.name).read_bytes() == path.read_bytes()
+
+
+# --- its parts --------------------------------------------------------------------------------------------------
+
+
+def test_state_error_is_the_mean_over_dimensions_in_units_of_the_change(transitions: Transitions) -> None:
+    oracle = Oracle(TASKS["hopper"])
+    rows = transitions.take(slice(0, 40))
+    change = np.linspace(0.5, 2.0, 11)
+    for dimension in (0, 10):
+        successor = rows.next_observation.copy()
+        successor[:, dimension] += 3 * change[dimension]
+        errors = replay(oracle, dataclasses.replace(rows, next_observation=successor), change)
+        np.testing.assert_allclose(errors.state_error, 3 / 11, rtol=1e-4)
+
+
+def test_rows_that_cannot_be_replayed_lower_the_coverage(transitions: Transitions) -> None:
+    rows = transitions.take(np.flatnonzero((np.abs(transitions.observation[:, 5:]) < 9).all(1))[:40])
+    observation = rows.observation.copy()
+    observation[:10, 7] = 10.0
+    errors = replay(Oracle(TASKS["hopper"]), dataclasses.replace(rows, observation=observation), np.ones(11))
+    assert errors.coverage == 0.75 and len(errors.state_error) == len(errors.true_terminal) == 30
+    np.testing.assert_allclose(errors.state_error, 0, atol=1e-4)
+
+
+def test_summary_counts_terminals_by_hand() -> None:
+    claimed = np.array([1, 1, 1, 0, 0, 0, 0, 0], bool)
+    true = np.array([1, 0, 0, 1, 0, 0, 0, 0], bool)
+    errors = Errors(np.arange(8.0), np.arange(8.0) ** 2, claimed, true, 1.0)
+    found = {name: (point, rows) for name, point, _, _, rows in summarize(errors, seed=0)}
+    assert found == {
+        "state_error": (3.5, 8),
+        "reward_error": (12.5, 8),
+        "terminal_agreement": (5 / 8, 8),
+        "terminal_precision": (1 / 3, 3),
+        "terminal_recall": (1 / 2, 2),
+    }
+    for name, point, low, high, _ in summarize(errors, seed=0):
+        assert low <= point <= high, name
+
+
+def test_summary_of_no_rows_is_unknown() -> None:
+    none = np.empty(0)
+    for _, point, low, high, rows in summarize(Errors(none, none, none.astype(bool), none.astype(bool), 0.0), seed=0):
+        assert rows == 0 and np.isnan([point, low, high]).all()
+
+
+def test_one_step_change_is_the_deviation_of_the_steps_and_1_where_nothing_changes(transitions: Transitions) -> None:
+    observation, successor = transitions.observation.copy(), transitions.next_observation.copy()
+    observation[:, 4] = successor[:, 4] = 3.0
+    found = one_step_change(dataclasses.replace(transitions, observation=observation, next_observation=successor))
+    expected = (successor.astype(float) - observation).std(0)
+    expected[4] = 1.0
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_still_copy_moves_nothing_and_never_ends(transitions: Transitions) -> None:
+    found = still_copy(transitions)
+    np.testing.assert_array_equal(found.next_observation, found.observation)
+    np.testing.assert_allclose(found.reward, transitions.reward.astype(float).mean(), rtol=1e-5)
+    assert not found.terminal.any() and transitions.terminal.any()
+
+
+# --- what is refused --------------------------------------------------------------------------------------------
+
+
+def test_synthetic_data_of_another_data_set_is_refused(
+    scrambled: Path, synthetic: Path, inverse_dynamics: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="was not made from"):
+        assess(scrambled, synthetic, inverse_dynamics, SETTINGS, tmp_path / "out", "dawm")
+    assert not (tmp_path / "out").exists()
+
+
+def test_synthetic_data_of_another_inverse_dynamics_is_refused(
+    dataset: Path, synthetic: Path, inverse_dynamics_settings: InverseDynamicsSettings, tmp_path: Path
+) -> None:
+    train_inverse_dynamics(dataset, inverse_dynamics_settings, tmp_path / "other", seed=1)
+    with pytest.raises(InputError, match="was not made from"):
+        assess(dataset, synthetic, tmp_path / "other", SETTINGS, tmp_path / "out", "dawm")
+
+
+def test_a_folder_of_another_kind_is_refused(dataset: Path, inverse_dynamics: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected a folder of kind synthetic, found dataset"):
+        assess(dataset, dataset, inverse_dynamics, SETTINGS, tmp_path / "out", "dawm")

@@ -1,0 +1,514 @@
+"""Batches, TD3+BC, IQL and the stage that trains them, against NumPy in float64."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor, nn
+
+from dawm.config import IQLSettings, TD3BCSettings
+from dawm.data.normalizers import Standardizer
+from dawm.data.sealed import open_sealed, seal
+from dawm.data.transitions import Transitions, read_transitions
+from dawm.data.weights import save_weights
+from dawm.environments.evaluation import Evaluator
+from dawm.environments.tasks import TASKS
+from dawm.errors import InputError
+from dawm.offline_rl import iql, td3_bc
+from dawm.offline_rl.batches import Batch, Mixture
+from dawm.offline_rl.networks import Actor
+from dawm.offline_rl.policy import DeterministicPolicy, load_policy
+from dawm.offline_rl.training import NoiseStream, observation_normalizer, reward_scale, train_policy
+
+OBSERVATION, ACTION, HIDDEN, ROWS = 5, 2, 8, 12
+GAMMA = 0.9
+TERMINAL, TIMEOUT, THREE_STEP = 0, 1, 2  # rows of `batch` with discounts 0, 1 and γ²
+
+
+@pytest.fixture
+def batch() -> Batch:
+    g = torch.Generator().manual_seed(0)
+    discount = torch.ones(ROWS)
+    discount[TERMINAL], discount[TIMEOUT], discount[THREE_STEP] = 0.0, 1.0, GAMMA**2
+    return Batch(
+        torch.randn(ROWS, OBSERVATION, generator=g),
+        torch.rand(ROWS, ACTION, generator=g) * 2 - 1,
+        torch.randn(ROWS, generator=g),
+        torch.randn(ROWS, OBSERVATION, generator=g),
+        discount,
+    )
+
+
+@pytest.fixture
+def noise() -> Tensor:
+    """Partly beyond the clip of ±0.5 once it is scaled by 0.2."""
+    return 3 * torch.randn(ROWS, ACTION, generator=torch.Generator().manual_seed(7))
+
+
+def td3_bc_learner(**changes: Any) -> tuple[td3_bc.TD3BC, TD3BCSettings]:
+    """Targets differ from the online networks."""
+    settings = TD3BCSettings(hidden=HIDDEN, discount=GAMMA, batch_size=ROWS, learning_rate=1e-2, **changes)
+    torch.manual_seed(1)
+    learner = td3_bc.TD3BC.create(settings, OBSERVATION, ACTION)
+    other = td3_bc.TD3BC.create(settings, OBSERVATION, ACTION)
+    learner.target_actor.load_state_dict(other.actor.state_dict())
+    learner.target_critic.load_state_dict(other.critic.state_dict())
+    return learner, settings
+
+
+def iql_learner(**changes: Any) -> tuple[iql.IQL, IQLSettings]:
+    settings = IQLSettings(
+        hidden=HIDDEN, discount=GAMMA, batch_size=ROWS, learning_rate=1e-2, gradient_steps=10, **changes
+    )
+    torch.manual_seed(2)
+    learner = iql.IQL.create(settings, OBSERVATION, ACTION)
+    learner.target_critic.load_state_dict(iql.IQL.create(settings, OBSERVATION, ACTION).critic.state_dict())
+    with torch.no_grad():
+        learner.actor.log_std.copy_(torch.tensor([0.3, -0.4]))
+    return learner, settings
+
+
+# --- the networks once more, in NumPy ---------------------------------------------------------------------------
+
+
+def weights(module: nn.Module) -> dict[str, np.ndarray]:
+    return {key: value.detach().double().numpy().copy() for key, value in module.state_dict().items()}
+
+
+def numpy_mlp(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    for layer in (0, 2):
+        x = np.maximum(x @ w[f"network.{layer}.weight"].T + w[f"network.{layer}.bias"], 0)
+    return x @ w["network.4.weight"].T + w["network.4.bias"]
+
+
+def numpy_q(w: dict[str, np.ndarray], observation: np.ndarray, action: np.ndarray) -> np.ndarray:
+    """[2, B], each critic by itself."""
+    values = []
+    for member in range(2):
+        x = np.concatenate([observation, action], axis=1)
+        for layer in range(3):
+            x = x @ w[f"layers.{layer}.weight"][member] + w[f"layers.{layer}.bias"][member]
+            x = np.maximum(x, 0) if layer < 2 else x
+        values.append(x[:, 0])
+    return np.stack(values)
+
+
+def double(batch: Batch) -> tuple[np.ndarray, ...]:
+    """observation, action, reward, next_observation, discount in float64."""
+    return tuple(getattr(batch, item.name).double().numpy() for item in dataclasses.fields(batch))
+
+
+def same_weights(module: nn.Module, expected: dict[str, np.ndarray]) -> bool:
+    return all(np.array_equal(value, expected[key]) for key, value in weights(module).items())
+
+
+def assert_averaged(target: nn.Module, old: dict, online: nn.Module, rate: float) -> None:
+    new = weights(online)
+    for key, value in weights(target).items():
+        np.testing.assert_allclose(value, (1 - rate) * old[key] + rate * new[key], rtol=1e-5, atol=1e-7)
+
+
+# --- TD3+BC -----------------------------------------------------------------------------------------------------
+
+
+def td3_target(learner: td3_bc.TD3BC, batch: Batch, noise: Tensor) -> np.ndarray:
+    _, _, reward, successor, discount = double(batch)
+    smoothing = np.clip(0.2 * noise.double().numpy(), -0.5, 0.5)
+    action = np.clip(np.tanh(numpy_mlp(weights(learner.target_actor), successor)) + smoothing, -1, 1)
+    q = numpy_q(weights(learner.target_critic), successor, action)
+    return np.array([reward[i] + GAMMA * discount[i] * min(q[0, i], q[1, i]) for i in range(ROWS)])
+
+
+def test_td3_bc_target_follows_its_formula(batch: Batch, noise: Tensor) -> None:
+    learner, settings = td3_bc_learner()
+    found = td3_bc.td_target(learner, batch, noise, settings)
+    np.testing.assert_allclose(found, td3_target(learner, batch, noise), rtol=1e-4, atol=1e-5)
+
+
+def test_td3_bc_bootstraps_at_a_timeout_and_not_at_a_terminal(batch: Batch, noise: Tensor) -> None:
+    learner, settings = td3_bc_learner()
+    target = td3_bc.td_target(learner, batch, noise, settings)
+    bootstrapped = (target - batch.reward).double().numpy()
+    everywhere = dataclasses.replace(batch, discount=torch.ones(ROWS))
+    full = (td3_bc.td_target(learner, everywhere, noise, settings) - batch.reward).double().numpy()
+    assert target[TERMINAL] == batch.reward[TERMINAL]
+    assert bootstrapped[TIMEOUT] == full[TIMEOUT] != 0
+    np.testing.assert_allclose(bootstrapped[THREE_STEP], GAMMA**2 * full[THREE_STEP], rtol=1e-4)
+
+
+def test_td3_bc_losses_of_an_update_are_those_of_the_networks_before_it(batch: Batch, noise: Tensor) -> None:
+    learner, settings = td3_bc_learner()
+    observation, action, *_ = double(batch)
+    q = numpy_q(weights(learner.critic), observation, action)
+    target = td3_target(learner, batch, noise)
+    expected = sum(((q[member] - target) ** 2).mean() for member in range(2))
+    metrics = learner.update(batch, noise, 0, settings)
+    np.testing.assert_allclose(float(metrics["critic_loss"].detach()), expected, rtol=1e-4)
+    np.testing.assert_allclose(float(metrics["q"].detach()), q[0].mean(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 2.5, 40.0])
+def test_td3_bc_actor_loss_follows_its_formula(batch: Batch, alpha: float) -> None:
+    learner, _ = td3_bc_learner()
+    observation, action, *_ = double(batch)
+    chosen = np.tanh(numpy_mlp(weights(learner.actor), observation))
+    q = numpy_q(weights(learner.critic), observation, chosen)[0]
+    cloning = sum(((chosen[i] - action[i]) ** 2).sum() for i in range(ROWS)) / (ROWS * ACTION)
+    expected = -alpha / np.abs(q).mean() * q.mean() + cloning
+    np.testing.assert_allclose(float(td3_bc.actor_loss(learner, batch, alpha).detach()), expected, rtol=1e-4)
+
+
+def test_td3_bc_actor_gradient_takes_lambda_as_a_constant_and_leaves_the_critic_alone(batch: Batch) -> None:
+    learner, _ = td3_bc_learner()
+    alpha, bias = 2.5, learner.actor.network[4].bias
+    td3_bc.actor_loss(learner, batch, alpha).backward()
+    assert all(parameter.grad is None for parameter in learner.critic.parameters())
+    assert all(parameter.requires_grad for parameter in learner.critic.parameters())
+
+    observation, action, *_ = double(batch)
+    actor, critic = weights(learner.actor), weights(learner.critic)
+    before = numpy_q(critic, observation, np.tanh(numpy_mlp(actor, observation)))[0]
+    fixed = alpha / np.abs(before).mean()
+
+    def loss(step: float, dimension: int) -> float:
+        moved = copy.deepcopy(actor)
+        moved["network.4.bias"][dimension] += step
+        chosen = np.tanh(numpy_mlp(moved, observation))
+        return -fixed * numpy_q(critic, observation, chosen)[0].mean() + ((chosen - action) ** 2).mean()
+
+    slopes = [(loss(1e-5, d) - loss(-1e-5, d)) / 2e-5 for d in range(ACTION)]
+    np.testing.assert_allclose(bias.grad, slopes, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("delay", [1, 2, 3])
+def test_td3_bc_actor_and_targets_move_only_every_policy_delay_steps(batch: Batch, noise: Tensor, delay: int) -> None:
+    learner, settings = td3_bc_learner(policy_delay=delay, target_rate=0.1)
+    delayed = {"actor": learner.actor, "target_actor": learner.target_actor, "target_critic": learner.target_critic}
+    for step in range(2 * delay):
+        before = {name: weights(module) for name, module in delayed.items()}
+        critic = weights(learner.critic)
+        learner.update(batch, noise, step, settings)
+        assert not same_weights(learner.critic, critic)
+        moves = (step + 1) % delay == 0
+        for name, module in delayed.items():
+            assert same_weights(module, before[name]) == (not moves), (step, name)
+        if moves:
+            assert_averaged(learner.target_actor, before["target_actor"], learner.actor, 0.1)
+            assert_averaged(learner.target_critic, before["target_critic"], learner.critic, 0.1)
+
+
+def test_targets_start_as_copies_of_the_online_networks() -> None:
+    settings = {"hidden": HIDDEN}
+    for learner in (
+        td3_bc.TD3BC.create(TD3BCSettings(**settings), OBSERVATION, ACTION),
+        iql.IQL.create(IQLSettings(**settings), OBSERVATION, ACTION),
+    ):
+        assert same_weights(learner.target_critic, weights(learner.critic))
+        assert not any(parameter.requires_grad for parameter in learner.target_critic.parameters())
+        first, second = weights(learner.critic)["layers.0.weight"]
+        assert not np.array_equal(first, second)  # two critics, not one twice
+
+
+# --- IQL --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("expectile", [0.1, 0.5, 0.7, 0.9])
+def test_expectile_loss_follows_its_formula(expectile: float) -> None:
+    residual = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    total = 0.0
+    for u in residual.double().tolist():
+        total += abs(expectile - (1 if u < 0 else 0)) * u**2
+    np.testing.assert_allclose(float(iql.expectile_loss(residual, expectile)), total / 50, rtol=1e-5)
+
+
+def test_minimum_of_the_expectile_loss_is_the_expectile() -> None:
+    """E|τ - 1(x < m)| (x - m) = 0 at the minimum: the mean for τ = 1/2, above it for a larger τ."""
+    x = torch.tensor([0.0, 1.0, 5.0])
+    grid = torch.linspace(0, 5, 5001)
+    best = {
+        tau: float(grid[torch.stack([iql.expectile_loss(x - m, tau) for m in grid]).argmin()]) for tau in (0.5, 0.8)
+    }
+    assert abs(best[0.5] - 2.0) < 0.002
+    assert abs(best[0.8] - 21 / 6) < 0.002  # 0.8 (5 - m) = 0.2 m + 0.2 (m - 1)
+
+
+def test_iql_target_bootstraps_at_a_timeout_and_not_at_a_terminal(batch: Batch) -> None:
+    value = torch.linspace(1, 4, ROWS)
+    found = iql.td_target(value, batch, GAMMA).double().numpy()
+    _, _, reward, _, discount = double(batch)
+    expected = [reward[i] + GAMMA * discount[i] * float(value[i]) for i in range(ROWS)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert found[TERMINAL] == batch.reward[TERMINAL]
+    np.testing.assert_allclose(found[TIMEOUT], reward[TIMEOUT] + GAMMA * float(value[TIMEOUT]), rtol=1e-5)
+    np.testing.assert_allclose(found[THREE_STEP], reward[THREE_STEP] + GAMMA**3 * float(value[THREE_STEP]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("clip", [0.3, 100.0])
+def test_iql_update_follows_its_equations_in_the_published_order(batch: Batch, clip: float) -> None:
+    """V by the target critic, the actor by the new V's advantages, Q by the new V's successors, then the target."""
+    learner, settings = iql_learner(advantage_weight_clip=clip, inverse_temperature=3.0, target_rate=0.1)
+    observation, action, reward, successor, discount = double(batch)
+    old = {name: weights(getattr(learner, name)) for name in ("actor", "critic", "value", "target_critic")}
+    metrics = {name: float(value.detach()) for name, value in learner.update(batch, Tensor(), 0, settings).items()}
+    new_value = weights(learner.value)
+    assert not same_weights(learner.value, old["value"])
+
+    q = numpy_q(old["target_critic"], observation, action).min(0)
+    residual = q - numpy_mlp(old["value"], observation)[:, 0]
+    value_loss = np.mean([(0.3 if u < 0 else 0.7) * u**2 for u in residual])
+    np.testing.assert_allclose(metrics["value_loss"], value_loss, rtol=1e-4)
+    np.testing.assert_allclose(metrics["q"], q.mean(), rtol=1e-4, atol=1e-6)
+
+    unclipped = np.exp(3.0 * (q - numpy_mlp(new_value, observation)[:, 0]))
+    assert (unclipped > clip).any() == (clip < 1) and (unclipped < clip).any()
+    mean, deviation = np.tanh(numpy_mlp(old["actor"], observation)), np.exp(old["actor"]["log_std"])
+    density = np.exp(-((action - mean) ** 2) / (2 * deviation**2)) / np.sqrt(2 * math.pi * deviation**2)
+    actor_loss = -np.mean(np.minimum(unclipped, clip) * np.log(density.prod(1)))
+    np.testing.assert_allclose(metrics["actor_loss"], actor_loss, rtol=1e-4)
+
+    target = reward + GAMMA * discount * numpy_mlp(new_value, successor)[:, 0]
+    both = numpy_q(old["critic"], observation, action)
+    np.testing.assert_allclose(metrics["critic_loss"], ((both - target) ** 2).mean(1).sum(), rtol=1e-4)
+    assert_averaged(learner.target_critic, old["target_critic"], learner.critic, 0.1)
+    assert not same_weights(learner.critic, old["critic"])
+
+
+def test_iql_clones_the_data_when_the_temperature_is_infinite(batch: Batch) -> None:
+    """β = 0: every weight is 1."""
+    learner, settings = iql_learner(inverse_temperature=0.0)
+    log_probability = learner.actor.log_probability(batch.observation, batch.action).detach()
+    found = learner.update(batch, Tensor(), 0, settings)["actor_loss"].detach()
+    np.testing.assert_allclose(found, -log_probability.mean(), rtol=1e-5)
+
+
+def test_iql_actor_learns_at_a_cosine_rate_and_the_critics_at_a_constant_one(batch: Batch) -> None:
+    learner, settings = iql_learner()
+    for step in (0, 5, 9):
+        learner.update(batch, Tensor(), step, settings)
+        expected = 1e-2 * (1 + math.cos(math.pi * step / 10)) / 2
+        np.testing.assert_allclose(learner.actor_optimizer.param_groups[0]["lr"], expected)
+        assert learner.critic_optimizer.param_groups[0]["lr"] == learner.value_optimizer.param_groups[0]["lr"] == 1e-2
+
+
+# --- batches ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def imagined(synthetic: Path) -> Transitions:
+    return read_transitions(open_sealed(synthetic, "synthetic"))
+
+
+def mixture(real: Transitions, imagined: Transitions | None, fraction: float, scale: float = 1.0) -> Mixture:
+    return Mixture(real, imagined, fraction, observation_normalizer(real, True), scale)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.5, 1.0])
+def test_share_of_real_rows_is_exact_in_expectation(
+    transitions: Transitions, imagined: Transitions, fraction: float
+) -> None:
+    size, steps = 5, 4000
+    found = mixture(transitions, imagined, fraction)
+    counts = np.array([(found.row_numbers(0, step, size) < len(transitions)).sum() for step in range(steps)])
+    wanted = fraction * size
+    assert set(counts.tolist()) == {math.floor(wanted), math.ceil(wanted)}  # as near to the share as a batch can be
+    part = wanted - math.floor(wanted)
+    assert abs(counts.mean() - wanted) <= 4 * math.sqrt(part * (1 - part) / steps)
+
+
+def test_real_only_batches_hold_no_synthetic_row(transitions: Transitions, imagined: Transitions) -> None:
+    found = mixture(transitions, imagined, 1.0)
+    assert max(found.row_numbers(0, step, 64).max() for step in range(600)) < len(transitions)
+
+
+def test_synthetic_only_batches_hold_no_real_row(transitions: Transitions, imagined: Transitions) -> None:
+    found = mixture(transitions, imagined, 0.0)
+    assert min(found.row_numbers(0, step, 64).min() for step in range(600)) >= len(transitions)
+
+
+def test_every_row_is_drawn_equally_often(transitions: Transitions, imagined: Transitions) -> None:
+    real, grown = transitions.take(slice(0, 40)), imagined.take(slice(0, 20))
+    found = mixture(real, grown, 0.5)
+    counts = np.bincount(np.concatenate([found.row_numbers(0, step, 60) for step in range(1000)]), minlength=60)
+    assert len(counts) == 60
+    for expected, part in ((750, counts[:40]), (1500, counts[40:])):
+        assert np.abs(part - expected).max() < 5 * math.sqrt(expected)
+
+
+def test_draw_depends_on_seed_and_step_and_not_on_the_order_of_calls(
+    transitions: Transitions, imagined: Transitions
+) -> None:
+    in_order, jumping = mixture(transitions, imagined, 0.5), mixture(transitions, imagined, 0.5)
+    expected = [in_order.row_numbers(0, step, 16) for step in range(600)]
+    for step in (599, 0, 300, 5, 5, 256, 255):
+        np.testing.assert_array_equal(jumping.row_numbers(0, step, 16), expected[step])
+    assert not np.array_equal(jumping.row_numbers(1, 5, 16), expected[5])
+    assert len({tuple(numbers) for numbers in expected}) == 600
+    np.testing.assert_array_equal(jumping.row_numbers(0, 5, 16), expected[5])
+
+
+def test_batch_holds_normalised_observations_scaled_rewards_and_plain_actions(
+    transitions: Transitions, imagined: Transitions
+) -> None:
+    found = mixture(transitions, imagined, 0.5, scale=3.0)
+    numbers, batch = found.row_numbers(0, 7, 32), found.batch(0, 7, 32)
+    exact = transitions.observation.astype(np.float64)
+    mean = exact.mean(0)
+    std = np.sqrt(((exact - mean) ** 2).mean(0)) + 1e-3
+    for i, number in enumerate(numbers):
+        real = number < len(transitions)
+        rows, row = (transitions, number) if real else (imagined, number - len(transitions))
+        np.testing.assert_allclose(batch.observation[i], (rows.observation[row] - mean) / std, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(
+            batch.next_observation[i], (rows.next_observation[row] - mean) / std, rtol=1e-3, atol=1e-4
+        )
+        np.testing.assert_array_equal(batch.action[i], rows.action[row])
+        np.testing.assert_allclose(batch.reward[i], 3.0 * rows.reward[row], rtol=1e-6)
+        assert batch.discount[i] == rows.discount[row]
+    assert {bool(number < len(transitions)) for number in numbers} == {True, False}
+
+
+def test_mixture_without_synthetic_rows_is_refused(transitions: Transitions, imagined: Transitions) -> None:
+    for none in (None, imagined.take(slice(0, 0))):
+        with pytest.raises(InputError, match=r"real_fraction: 0\.5 needs synthetic transitions"):
+            mixture(transitions, none, 0.5)
+
+
+def test_noise_depends_on_seed_and_step_and_not_on_the_order_of_calls() -> None:
+    in_order, jumping = NoiseStream(0, (4, 2), "cpu"), NoiseStream(0, (4, 2), "cpu")
+    expected = [in_order.at(step) for step in range(200)]
+    for step in (199, 0, 64, 63, 5, 5):
+        assert torch.equal(jumping.at(step), expected[step])
+    assert not torch.equal(NoiseStream(1, (4, 2), "cpu").at(5), expected[5])
+    drawn = torch.stack(expected)
+    assert abs(float(drawn.mean())) < 0.1 and abs(float(drawn.std()) - 1) < 0.1
+
+
+def test_reward_scale_is_a_thousand_over_the_spread_of_real_returns(transitions: Transitions) -> None:
+    returns: dict[int, float] = {}
+    for episode, reward in zip(transitions.episode.tolist(), transitions.reward.tolist(), strict=True):
+        returns[episode] = returns.get(episode, 0.0) + reward
+    expected = 1000 / (max(returns.values()) - min(returns.values()))
+    np.testing.assert_allclose(reward_scale(transitions, True), expected, rtol=1e-9)
+    assert reward_scale(transitions, False) == 1.0
+    assert reward_scale(transitions.take(transitions.episode == 0), True) == 1.0  # one episode has no spread
+
+
+def test_observations_stay_raw_where_no_normalizer_is_wanted(transitions: Transitions) -> None:
+    observation = torch.from_numpy(transitions.observation[:9])
+    assert torch.equal(observation_normalizer(transitions, False).encode(observation), observation)
+
+
+# --- the stage --------------------------------------------------------------------------------------------------
+
+SMALL: dict[str, Any] = {
+    "hidden": HIDDEN,
+    "batch_size": 16,
+    "gradient_steps": 20,
+    "evaluate_every": 10,
+    "evaluation_episodes": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def policies(dataset: Path, synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small trained policy of each learner; IQL normalises too, so that there is something to store."""
+    folder = tmp_path_factory.mktemp("policies")
+    train_policy("td3_bc", dataset, synthetic, TD3BCSettings(**SMALL), 0.5, folder / "td3_bc", seed=3)
+    settings = IQLSettings(normalize_observations=True, **SMALL)
+    train_policy("iql", dataset, synthetic, settings, 0.5, folder / "iql", seed=3)
+    train_policy("td3_bc", dataset, None, TD3BCSettings(**SMALL), 1.0, folder / "real", seed=3)
+    return {name: folder / name for name in ("td3_bc", "iql", "real")}
+
+
+def test_normalizer_of_a_policy_is_that_of_the_real_data_in_every_arm(
+    policies: dict[str, Path], transitions: Transitions
+) -> None:
+    exact = transitions.observation.astype(np.float64)
+    for folder in policies.values():
+        stored = load_file(folder / "policy.safetensors")
+        np.testing.assert_allclose(stored["observations.mean"], exact.mean(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(stored["observations.std"], exact.std(0) + 1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["td3_bc", "iql", "real"])
+def test_reloaded_policy_earns_what_it_earned_when_it_was_saved(policies: dict[str, Path], name: str) -> None:
+    policy, sealed = load_policy(policies[name])
+    last = list(csv.DictReader((policies[name] / "evaluations.csv").open()))[-1]
+    returns = Evaluator(TASKS["hopper"], 2).returns(policy.act, 3, 20)
+    assert last["step"] == "20" and last["episodes"] == "2"
+    assert last["return_mean"] == f"{returns.mean():.8g}"
+    assert last["return_std"] == f"{returns.std():.8g}"
+    score = 100 * (returns.mean() + 20.272305) / (3234.3 + 20.272305)
+    np.testing.assert_allclose(float(last["normalized_score"]), score, rtol=1e-6)
+    assert sealed.metadata["real_fraction"] == (1.0 if name == "real" else 0.5)
+
+
+def test_reloaded_policy_acts_bit_for_bit_as_the_saved_one(transitions: Transitions, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    actor = Actor(11, 3, HIDDEN)
+    policy = DeterministicPolicy(observation_normalizer(transitions, True), actor)
+    save_weights(tmp_path / "policy.safetensors", policy)
+    seal(tmp_path, "policy", files=["policy.safetensors"], settings={}, metadata=policy.facts())
+    loaded, _ = load_policy(tmp_path)
+    before, after = policy.act(transitions.observation[:100]), loaded.act(transitions.observation[:100])
+    assert before.dtype == np.float32 and before.tobytes() == after.tobytes()
+    unnormalised = DeterministicPolicy(Standardizer(11), actor).act(transitions.observation[:100])
+    assert not np.allclose(before, unnormalised)
+
+
+def test_policy_acts_by_the_tanh_of_its_mean_network(policies: dict[str, Path], transitions: Transitions) -> None:
+    policy, _ = load_policy(policies["iql"])
+    w = weights(policy)
+    x = (transitions.observation[:50].astype(np.float64) - w["observations.mean"]) / w["observations.std"]
+    actor = {key.removeprefix("actor."): value for key, value in w.items()}
+    np.testing.assert_allclose(
+        policy.act(transitions.observation[:50]), np.tanh(numpy_mlp(actor, x)), rtol=1e-3, atol=1e-4
+    )
+    assert set(w) == {"observations.mean", "observations.std", "observations.low", "observations.high"} | {
+        f"actor.network.{layer}.{kind}" for layer in (0, 2, 4) for kind in ("weight", "bias")
+    }
+
+
+def test_real_only_arm_is_the_same_with_and_without_synthetic_data(
+    policies: dict[str, Path], dataset: Path, synthetic: Path, tmp_path: Path
+) -> None:
+    train_policy("td3_bc", dataset, synthetic, TD3BCSettings(**SMALL), 1.0, tmp_path, seed=3)
+    for path in policies["real"].iterdir():
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_learners_refuse_synthetic_data_of_another_data_set(scrambled: Path, synthetic: Path, tmp_path: Path) -> None:
+    output = tmp_path / "policy"
+    with pytest.raises(InputError, match="grew from another data set"):
+        train_policy("td3_bc", scrambled, synthetic, TD3BCSettings(**SMALL), 0.5, output, seed=0)
+    assert not output.exists()
+
+
+def test_learners_refuse_a_mixture_without_synthetic_data(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"real_fraction: 0\.5 needs"):
+        train_policy("iql", dataset, None, IQLSettings(**SMALL), 0.5, tmp_path / "policy", seed=0)
+
+
+def test_behaviour_cloning_learns_the_action_of_the_data(
+    seal_dataset: Callable[..., Path], transitions: Transitions, tmp_path: Path
+) -> None:
+    """α = 0: the actor must come near to a simple policy that the data follow."""
+    action = np.tanh(transitions.observation[:, :3] * [1.0, 5.0, 5.0] - [1.0, 0.0, 0.0]).astype(np.float32)
+    folder = seal_dataset(dataclasses.replace(transitions, action=action), [0])
+    settings = TD3BCSettings(
+        **SMALL | {"hidden": 32, "batch_size": 64, "gradient_steps": 400}, alpha=0.0, learning_rate=5e-3
+    )
+    settings = dataclasses.replace(settings, evaluate_every=400, evaluation_episodes=1)
+    train_policy("td3_bc", folder, None, settings, 1.0, tmp_path, seed=0)
+    error = np.abs(load_policy(tmp_path)[0].act(transitions.observation) - action).mean()
+    assert error < 0.3 * np.abs(action - action.mean(0)).mean()
