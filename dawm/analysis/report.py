@@ -18,6 +18,7 @@ from dawm.data.sealed import Sealed, open_sealed
 from dawm.layout import Layout, models
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 SHOWN = {REAL: "real, held out", STILL: "nothing moves"}
 
 
@@ -106,5 +107,5 @@ def number(value: float, digits: int = 1) -> str:
         return "–"
     if value and abs(value) < 10**-digits / 2:
         mantissa, exponent = f"{value:.0e}".split("e")
-        return f"{mantissa}·10^{int(exponent)}"
+        return f"{mantissa}·10{str(int(exponent)).translate(SUPERSCRIPT)}"
     return f"{value:,.{digits}f}"
