@@ -128,15 +128,36 @@ def test_noise_depends_on_the_seed_and_on_the_draw_of_a_row(
     assert (np.abs(again.next_observation - original.next_observation).max(1) > 1e-3).mean() > 0.9
 
 
-def test_trajectories_of_a_block_do_not_share_their_noise(
-    parts: Parts, transitions: Transitions, synthesis_settings: SynthesisSettings
+@pytest.mark.parametrize("shared", ["source_row", "draw"])
+def test_noise_differs_between_the_rows_of_a_draw_and_between_the_draws_of_a_row(
+    parts: Parts, transitions: Transitions, synthesis_settings: SynthesisSettings, shared: str
 ) -> None:
-    """From the same state and action, 256 draws are 256 different samples."""
+    """From the same state, action and return, 256 trajectories are 256 different samples."""
     plan = Plan(parts.world_model.settings, synthesis_settings, transitions)
-    plan.source_row[:], plan.return_to_go[:], plan.draw[:] = 5, 100.0, np.arange(len(plan.draw))
-    found = synthesize_block(parts, plan, synthesis_settings, transitions, 0)
+    plan.return_to_go[:] = 100.0
+    plan.source_row[:] = 5 if shared == "source_row" else np.arange(len(plan.source_row))
+    plan.draw[:] = 0 if shared == "draw" else np.arange(len(plan.draw))
+    alike = dataclasses.replace(
+        transitions,
+        observation=np.repeat(transitions.observation[5:6], len(transitions), axis=0),
+        action=np.repeat(transitions.action[5:6], len(transitions), axis=0),
+    )
+    found = synthesize_block(parts, plan, synthesis_settings, alike, 0)
     first = found.take(found.horizon_step == 1)
     assert len(np.unique(first.next_observation, axis=0)) == BLOCK
+
+
+def test_networks_see_blocks_of_one_size_whatever_is_left_over(
+    models: Models, transitions: Transitions, synthesis_settings: SynthesisSettings
+) -> None:
+    """A matrix product's rounding depends on its shape: 700 trajectories are 3 blocks of 256, the last one padded."""
+    parts, rows = Parts.load(*models), []
+    for network in (parts.world_model.denoiser, parts.inverse_dynamics):
+        network.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    plan = Plan(parts.world_model.settings, synthesis_settings, transitions)
+    for block in range(3):
+        synthesize_block(parts, plan, synthesis_settings, transitions, block)
+    assert rows == 3 * [512, 512, 512, 256]  # 3 sampling steps with and without the condition, then the actions
 
 
 def test_every_real_row_starts_a_trajectory_before_any_starts_two(

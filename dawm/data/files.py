@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -55,21 +56,30 @@ def digest_of(value: Any) -> str:
 def only_writer(folder: Path) -> Iterator[None]:
     """Holds the folder for this process; a second writer waits. Then removes what a killed writer left half-written.
 
-    A killed scheduler can leave its job running: without this the job's successor would write beside it.
+    A killed scheduler can leave its job running: without this the job's successor would write beside it. Where the
+    file system has no locks, nothing is held.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
+    # A file and not the folder itself: NFS grants an exclusive lock only on what is open for writing.
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{folder}: another process writes here; waiting for it to end", file=sys.stderr, flush=True)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _lock(descriptor, folder)
         for stale in folder.glob(".*.part"):
             stale.unlink(missing_ok=True)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"{folder}: another process writes here; waiting for it to end", file=sys.stderr, flush=True)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
 
 
 def read_bytes(path: Path) -> bytes:
