@@ -103,18 +103,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def _settings(parsed: argparse.Namespace, cls: type[Any]) -> Any:
-    import yaml
-
-    from dawm.config import load_yaml, read
+    from dawm.config import load_yaml, parse_yaml, read
 
     text = parsed.settings
-    if not text.lstrip().startswith("{"):
-        return read(cls, load_yaml(Path(text)), text)
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"--settings: expected YAML or JSON, found: {' '.join(str(error).split())}") from error
-    return read(cls, values, "--settings")
+    if text.lstrip().startswith("{"):
+        return read(cls, parse_yaml(text, "--settings"), "--settings")
+    return read(cls, load_yaml(Path(text)), text)
 
 
 def _device(parsed: argparse.Namespace) -> str:

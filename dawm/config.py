@@ -16,8 +16,10 @@ import yaml
 
 from dawm.errors import InputError
 
-SLUG = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+NAME = "[a-z0-9][a-z0-9_-]{0,63}"
+SLUG = rf"^{NAME}(?![\s\S])"  # `$` would let a line break pass
 
+LARGEST = 1e15  # whole numbers beyond it are not exact as float64
 T = TypeVar("T")
 
 
@@ -74,6 +76,10 @@ class WorldModelSettings:
     ema_every: int = setting("gradient steps between two averagings", 10, minimum=1)
     gradient_steps: int = setting("length of training", 100_000, minimum=1)
     checkpoint_every: int = setting("gradient steps between two checkpoints", 1000, minimum=1)
+
+    def __post_init__(self) -> None:
+        if self.truncated_return == "average_reward_tail" and self.discount == 1:
+            raise InputError("discount: expected less than 1 with truncated_return: average_reward_tail, found 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +199,8 @@ class Experiment:
                 f"synthesis.sampling_steps: expected at most world_model.diffusion_steps "
                 f"({self.world_model.diffusion_steps}), found {self.synthesis.sampling_steps}"
             )
+        if not self.algorithm_names:
+            raise InputError("algorithms: expected settings of at least one learner, found only null")
 
     def algorithm(self, name: str) -> TD3BCSettings | IQLSettings:
         return getattr(self.algorithms, name)
@@ -271,6 +279,8 @@ def _schema_of(hint: Any) -> dict[str, Any]:
 
 def read(cls: type[T], values: Any, where: str) -> T:
     """`values` (from YAML or JSON) as a settings dataclass. InputError: `where`, key, expected, found."""
+    if (strange := _no_json(values)) is not None:
+        raise InputError(f"{where}: {strange}")
     errors = jsonschema.Draft202012Validator(json_schema(cls)).iter_errors(values)
     error = jsonschema.exceptions.best_match(errors)
     if error is not None:
@@ -288,12 +298,19 @@ def load_experiment(path: Path) -> Experiment:
 
 def load_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text())
+        return parse_yaml(path.read_text(), str(path))
     except OSError as error:
         raise InputError(f"{path}: expected a readable YAML file, found: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        detail = " ".join(str(error).split())
-        raise InputError(f"{path}: expected YAML, found: {detail}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected YAML in UTF-8, found: {error}") from error
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Safe YAML: plain values only. PyYAML's own constructors fail on some dates and numbers with a ValueError."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+        raise InputError(f"{where}: expected YAML, found: {' '.join(str(error).split())}") from error
 
 
 def as_mapping(settings: Any) -> dict[str, Any]:
@@ -324,12 +341,29 @@ def _build(hint: Any, value: Any) -> Any:
     return hint(value) if hint in (int, float) else value
 
 
+def _no_json(value: Any, key: str = "") -> str | None:
+    """A complaint about what YAML can say and JSON cannot: keys that are no texts, numbers without end."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if not isinstance(name, str):
+                return f"{key or 'the file'}: expected names as text, found {name!r} (put it into quotes)"
+            if complaint := _no_json(item, f"{key}.{name}".lstrip(".")):
+                return complaint
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            if complaint := _no_json(item, f"{key}.{number}".lstrip(".")):
+                return complaint
+    elif isinstance(value, (int, float)) and not abs(value) <= LARGEST:
+        return f"{key}: expected a number of at most {LARGEST:g} either way, found {str(value)[:20]}"
+    return None
+
+
 _EXPECTED = {
     "minimum": "at least {}",
     "maximum": "at most {}",
     "exclusiveMinimum": "more than {}",
     "exclusiveMaximum": "less than {}",
-    "pattern": "a name that matches {}",
+    "pattern": f"a name that matches {NAME}".replace("{", "{{").replace("}", "}}"),
     "enum": "one of {}",
     "minItems": "at least {} entries",
     "minProperties": "at least {} entries",

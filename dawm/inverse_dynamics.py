@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from dawm.config import InverseDynamicsSettings, as_mapping, read
-from dawm.data.files import digest_of, only_writer
 from dawm.data.normalizers import Standardizer
-from dawm.data.sealed import Sealed, open_sealed, seal, unseal
+from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.transitions import Transitions, read_transitions
-from dawm.data.weights import load_weights, save_weights
+from dawm.data.weights import load_weights
 from dawm.randomness import derived_seed, generator
-from dawm.training import State, adam, cosine_rate, finish, set_rate, train
+from dawm.training import Job, State, adam, cosine_rate, set_rate, train_and_seal
 from dawm.world_model.training import held_out_rows
 
 WEIGHTS = "model.safetensors"
@@ -81,40 +80,25 @@ def train_inverse_dynamics(
         error = (infer(model, observation, successor) - action).abs()
         return {f"mean_absolute_error_{i}": float(value) for i, value in enumerate(error.mean(0))}
 
-    mapping = as_mapping(settings)
-    with only_writer(output):
-        unseal(output)
-        train(
-            "train-inverse-dynamics",
-            update,
-            State({"model": model}, {"optimizer": optimizer}),
-            folder=output,
-            run=digest_of([data.digest, mapping, seed, device]),
-            steps=settings.gradient_steps,
-            checkpoint_every=settings.checkpoint_every,
-            log_every=LOG_EVERY,
-            evaluate=evaluate,
-            evaluate_every=10 * LOG_EVERY,
-        )
-        save_weights(output / WEIGHTS, model)
-        seal(
-            output,
-            "inverse-dynamics",
-            files=[WEIGHTS, "metrics.csv", "evaluations.csv"],
-            settings=mapping,
-            seed=seed,
-            inputs={"dataset": data},
-            metadata={"observation_dim": transitions.observation_dim, "action_dim": transitions.action_dim},
-        )
-        finish(output)
+    train_and_seal(
+        Job("inverse-dynamics", output, as_mapping(settings), seed, device, {"dataset": data}),
+        update,
+        State({"model": model}, {"optimizer": optimizer}),
+        lambda: model,
+        weights=WEIGHTS,
+        metadata={"observation_dim": transitions.observation_dim, "action_dim": transitions.action_dim},
+        log_every=LOG_EVERY,
+        evaluate=evaluate,
+        evaluate_every=10 * LOG_EVERY,
+    )
 
 
 @torch.inference_mode()
 def infer(model: InverseDynamics, observation: Tensor, next_observation: Tensor) -> Tensor:
-    """Actions without dropout."""
-    model.eval()
-    action = model(observation, next_observation)
-    model.train()
+    """Actions without dropout; the model stays in the mode that it was in."""
+    training = model.training
+    action = model.eval()(observation, next_observation)
+    model.train(training)
     return action
 
 

@@ -66,10 +66,9 @@ class Parts:
             "inverse_dynamics": self.inverse_dynamics_seal,
         }
 
-    def identity(self, settings: SynthesisSettings) -> str:
-        """What a shard must belong to, whatever the number of shards."""
-        inputs = {name: sealed.digest for name, sealed in self.inputs.items()}
-        return digest_of([inputs, as_mapping(dataclasses.replace(settings, shards=1))])
+    def identity(self, settings: SynthesisSettings, shard: int) -> str:
+        """What a shard must be: its inputs, settings and number."""
+        return digest_of([{name: sealed.digest for name, sealed in self.inputs.items()}, as_mapping(settings), shard])
 
 
 def synthesize_shard(
@@ -79,6 +78,12 @@ def synthesize_shard(
     if not 0 <= shard < settings.shards:
         raise InputError(f"shard: expected 0 to {settings.shards - 1}, found {shard}")
     parts = Parts.load(dataset, world_model, inverse_dynamics)
+    levels = parts.world_model.schedule.levels
+    if settings.sampling_steps > levels:
+        raise InputError(
+            f"sampling_steps: expected at most the {levels} noise levels of {world_model}, "
+            f"found {settings.sampling_steps}"
+        )
     transitions = read_transitions(parts.data)
     plan = Plan(parts.world_model.settings, settings, transitions)
     begin, end = shard_range(settings, shard)
@@ -88,7 +93,7 @@ def synthesize_shard(
         blocks.append(synthesize_block(parts, plan, settings, transitions, block))
         progress.advance(BLOCK)
     result = concatenate(blocks) if blocks else concatenate_none(transitions)
-    write_shard(output / shard_name(shard, settings.shards), result, parts.identity(settings))
+    write_shard(output / shard_name(shard, settings.shards), result, parts.identity(settings, shard))
 
 
 def shard_range(settings: SynthesisSettings, shard: int) -> tuple[int, int]:
@@ -185,17 +190,16 @@ def seal_synthetic(
 ) -> None:
     """Seals `output` once all shards are there; refuses shards of another run."""
     parts = Parts.load(dataset, world_model, inverse_dynamics)
-    identity = parts.identity(settings)
     names = [shard_name(number, settings.shards) for number in range(settings.shards)]
     rows = terminals = 0
     with only_writer(output):
         unseal(output)
-        for name in names:
+        for number, name in enumerate(names):
             path = output / name
             if not path.is_file():
-                raise InputError(f"{path}: the shard is missing; write it with: synthesize --shard {names.index(name)}")
-            if shard_identity(path) != identity:
-                raise InputError(f"{path}: belongs to another data set, model or setting; write it again")
+                raise InputError(f"{path}: the shard is missing; write it with: synthesize --shard {number}")
+            if shard_identity(path) != parts.identity(settings, number):
+                raise InputError(f"{path}: is another shard or of another data set, model or setting; write it again")
             shard = parse_shard(read_bytes(path), path)
             rows += len(shard)
             terminals += int(shard.terminal.sum())

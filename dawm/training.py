@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,72 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dawm.data.files import whole_file, write_text
+from dawm import __version__
+from dawm.data.files import digest_of, only_writer, whole_file, write_text
+from dawm.data.sealed import Sealed, seal, unseal
+from dawm.data.weights import save_weights
 from dawm.progress import Progress
 
 CHECKPOINT = ".checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training that ends as a sealed folder: its kind, its place, and all that decides its result."""
+
+    kind: str
+    output: Path
+    settings: Mapping[str, Any]
+    seed: int
+    device: str
+    inputs: Mapping[str, Sealed]
+
+    @property
+    def digest(self) -> str:
+        """Checkpoints belong to it."""
+        inputs = {name: sealed.digest for name, sealed in self.inputs.items()}
+        return digest_of([__version__, self.kind, self.settings, self.seed, self.device, inputs])
+
+
+def train_and_seal(
+    job: Job,
+    update: Callable[[int], Mapping[str, Tensor]],
+    state: State,
+    result: Callable[[], nn.Module],
+    *,
+    weights: str,
+    metadata: Mapping[str, Any],
+    log_every: int,
+    evaluate: Callable[[int], dict[str, float]],
+    evaluate_every: int,
+) -> None:
+    """Trains (see `train`) and writes `job.output`: the weights of `result()` under the name `weights`, metrics.csv,
+    evaluations.csv and the seal. Length and checkpoints are the settings' gradient_steps and checkpoint_every."""
+    with only_writer(job.output):
+        unseal(job.output)
+        train(
+            f"{job.kind} seed {job.seed}",
+            update,
+            state,
+            folder=job.output,
+            run=job.digest,
+            steps=job.settings["gradient_steps"],
+            checkpoint_every=job.settings["checkpoint_every"],
+            log_every=log_every,
+            evaluate=evaluate,
+            evaluate_every=evaluate_every,
+        )
+        save_weights(job.output / weights, result())
+        seal(
+            job.output,
+            job.kind,
+            files=[weights, "metrics.csv", "evaluations.csv"],
+            settings=job.settings,
+            seed=job.seed,
+            inputs=job.inputs,
+            metadata=metadata,
+        )
+        (job.output / CHECKPOINT).unlink(missing_ok=True)
 
 
 class Ledger:
@@ -40,9 +103,8 @@ class Ledger:
         with open(self.path, "a", newline="") as file:
             self._write(file, row, header=len(self.rows) == 1)
 
-    @staticmethod
-    def _write(file: Any, row: dict[str, float], header: bool) -> None:
-        writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
+    def _write(self, file: Any, row: dict[str, float], header: bool) -> None:
+        writer = csv.DictWriter(file, fieldnames=list(self.rows[0]), lineterminator="\n")
         if header:
             writer.writeheader()
         writer.writerow({key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()})
@@ -129,6 +191,7 @@ def save_checkpoint(
         "run": run,
         "step": str(step),
         "rows": json.dumps({name: ledger.rows for name, ledger in ledgers.items()}),
+        "sums": json.dumps(list(sums)),  # safetensors sorts its names; a table's columns keep their order
     }
     with whole_file(path) as part:
         save_file(tensors, part, metadata=header)
@@ -144,14 +207,9 @@ def _resume(path: Path, run: str, state: State) -> tuple[int, dict[str, list], d
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError):
         return 0, {}, {}
-    sums = {name.removeprefix("sums/"): tensors.pop(name) for name in list(tensors) if name.startswith("sums/")}
+    sums = {name: tensors.pop(f"sums/{name}") for name in json.loads(header["sums"])}
     state.load(tensors)
     return int(header["step"]), json.loads(header["rows"]), sums
-
-
-def finish(folder: Path) -> None:
-    """Removes the checkpoint, after the result was sealed."""
-    (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def cosine_rate(step: int, steps: int, start: float) -> float:

@@ -45,7 +45,7 @@ def dreamed(transitions: Transitions, **changes: Any) -> Transitions:
 def judge(dataset: Path, inverse_dynamics: Path, tmp_path_factory: pytest.TempPathFactory) -> Judge:
     """Seals rows as synthetic data, assesses them, and returns fidelity.csv."""
 
-    def of(rows: Transitions, settings: AssessmentSettings = SETTINGS) -> pd.DataFrame:
+    def of(rows: Transitions, settings: AssessmentSettings = SETTINGS, dataset: Path = dataset) -> pd.DataFrame:
         folder = tmp_path_factory.mktemp("judged")
         write_shard(folder / "synthetic" / shard_name(0, 1), rows)
         inputs = {
@@ -127,6 +127,25 @@ def test_only_what_grew_from_held_out_episodes_is_judged(
     found = judge(dreamed(transitions, next_observation=nonsense))
     pd.testing.assert_frame_equal(found, truth)
     assert value(judge(dreamed(transitions, next_observation=nonsense[::-1].copy())), "state_error") > 10
+
+
+def test_terminal_rows_are_not_judged_where_their_successors_are_unknown(
+    judge: Judge,
+    dataset: Path,
+    transitions: Transitions,
+    held_out: np.ndarray,
+    seal_dataset: Callable[..., Path],
+) -> None:
+    """In a D4RL file without next_observations a terminal row holds its own state in the successor's place."""
+    successor = np.where(transitions.terminal[:, None], transitions.observation, transitions.next_observation)
+    rows = dataclasses.replace(transitions, next_observation=successor)
+    numbers = open_sealed(dataset, "dataset").metadata["held_out_episodes"]
+    folder = seal_dataset(rows, numbers, terminal_successors_known=False)
+    table = judge(dreamed(rows), AssessmentSettings(rows=5000), folder)
+    for arm in ("real_held_out", "arm"):
+        checkable = (np.abs(rows.observation[:, 5:]) < 10).all(1) & held_out & ~rows.terminal
+        assert value(table, "state_error", arm, "rows") == checkable.sum()
+    assert value(table, "action_error", column="rows") == 3 * (held_out & ~rows.terminal).sum()
 
 
 def test_rows_are_counted_by_horizon_step_and_bounded_by_the_setting(

@@ -265,7 +265,7 @@ def test_seal_refuses_a_shard_of_other_settings(
 ) -> None:
     synthesize_shard(*models, synthesis_settings, tmp_path, 0)
     synthesize_shard(*models, dataclasses.replace(synthesis_settings, **change), tmp_path, 1)
-    with pytest.raises(InputError, match=r"shard-00001-of-00002\.parquet: belongs to another"):
+    with pytest.raises(InputError, match=r"shard-00001-of-00002\.parquet: is another shard or of another"):
         seal_synthetic(*models, synthesis_settings, tmp_path)
     assert not (tmp_path / "provenance.json").exists()
 
@@ -281,7 +281,7 @@ def test_seal_refuses_a_shard_of_another_model(
     output = tmp_path / "synthetic"
     synthesize_shard(*models, synthesis_settings, output, 0)
     synthesize_shard(models[0], models[1], other, synthesis_settings, output, 1)
-    with pytest.raises(InputError, match=r"shard-00001-of-00002\.parquet: belongs to another"):
+    with pytest.raises(InputError, match=r"shard-00001-of-00002\.parquet: is another shard or of another"):
         seal_synthetic(*models, synthesis_settings, output)
 
 
@@ -331,7 +331,6 @@ def test_seal_counts_the_rows_of_its_shards(
     assert sealed.metadata["terminals"] == int(rows.terminal.sum())
 
 
-# BUG (dawm/synthesis.py): only `Experiment` compares N with K; the stage alone visits level 0 and writes NaN as data.
 def test_synthesis_refuses_more_sampling_steps_than_the_model_has_levels(
     models: Models, synthesis_settings: SynthesisSettings, tmp_path: Path
 ) -> None:

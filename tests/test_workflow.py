@@ -105,7 +105,7 @@ def test_every_job_leaves_its_time_and_a_log(finished: Path) -> None:
     }
     assert (timings["wall_seconds"] > 0).all()
     log = (results / "logs" / "train-world-model" / "hopper" / "seed-0.log").read_text()
-    assert re.search(r"train-world-model: 40/40 \(100 %\), [\d,]+/s, 0:00 left, loss", log)
+    assert re.search(r"world-model seed 0: 40/40 \(100 %\), [\d,]+/s, 0:00 left, loss", log)
 
 
 def test_real_arms_use_no_synthetic_data(finished: Path) -> None:

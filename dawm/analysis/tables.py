@@ -14,6 +14,7 @@ from dawm.config import Matrix, as_mapping
 from dawm.data.files import only_writer, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
 from dawm.environments.tasks import task_of_environment
+from dawm.errors import InputError
 from dawm.layout import Layout, Run, models, runs
 
 LAST_EVALUATIONS = 10
@@ -26,9 +27,12 @@ def write_tables(results: Path, matrix: Matrix) -> None:
     layout = Layout(results)
     policies = {run: open_sealed(layout.policy(run), "policy") for run in runs(matrix)}
     datasets = {name: open_sealed(layout.dataset(name), "dataset") for name in matrix.datasets}
+    for run, sealed in policies.items():
+        check_run(run, sealed, matrix, datasets[run.dataset])
     assessments = {key: open_sealed(layout.assessment(*key), "assessment") for key in models(matrix)}
     evaluations = {run: read_csv(sealed, "evaluations.csv") for run, sealed in policies.items()}
     scores = pd.DataFrame([score_row(matrix, run, policies[run], evaluations[run]) for run in policies])
+    scores["world_model_seed"] = scores["world_model_seed"].astype("Int64")  # whole numbers beside gaps
     tables = {
         "datasets": pd.DataFrame([dataset_row(name, sealed) for name, sealed in datasets.items()]),
         "scores": scores,
@@ -51,6 +55,24 @@ def write_tables(results: Path, matrix: Matrix) -> None:
             settings=as_mapping(matrix),
             inputs=inputs,
             metadata={"runs": len(policies)},
+        )
+
+
+def check_run(run: Run, sealed: Sealed, matrix: Matrix, dataset: Sealed) -> None:
+    """Refuses a policy whose provenance is not what its place says."""
+    facts = sealed.provenance
+    found = (
+        facts["settings"]["algorithm"],
+        facts["settings"]["real_fraction"],
+        facts["seed"],
+        facts["inputs"]["dataset"],
+    )
+    expected = (run.algorithm, matrix.real_fractions[run.augmentation], run.seed, dataset.digest)
+    if found != expected:
+        raise InputError(
+            f"{sealed.folder}: expected {run.algorithm} with real fraction {expected[1]} and seed {run.seed} on "
+            f"{dataset.folder}, found {found[0]} with {found[1]} and seed {found[2]}"
+            f"{'' if found[3] == expected[3] else ' on another data set'}; train it again"
         )
 
 

@@ -130,7 +130,8 @@ def concatenate(parts: Sequence[Transitions]) -> Transitions:
 
 
 def shard_name(number: int, count: int) -> str:
-    return f"shard-{number:05d}-of-{count:05d}.parquet"
+    width = max(5, len(str(count)))  # so that names sort like numbers
+    return f"shard-{number:0{width}d}-of-{count:0{width}d}.parquet"
 
 
 def write_shard(path: Path, transitions: Transitions, identity: str = "") -> None:
@@ -155,28 +156,40 @@ def parse_shard(content: bytes, path: Path) -> Transitions:
     """The transitions in one shard's bytes; refused by name where it is no Parquet or has another schema."""
     try:
         table = pq.read_table(io.BytesIO(content), use_threads=False)
+        names = table.column_names
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: expected a Parquet file of transitions, found: {' '.join(str(error).split())}"
-        ) from error
-    columns: dict[str, np.ndarray | None] = {}
-    for name, kind in (_VECTORS | _SCALARS).items():
-        if name not in table.column_names:
-            if name not in OPTIONAL:
-                raise InputError(f"{path}: column {name!r} is missing; a transitions table has all of its columns")
-            columns[name] = None
-            continue
-        column, found = table.column(name), table.schema.field(name).type
-        if name in _VECTORS:
-            if not pa.types.is_fixed_size_list(found) or found.value_type != kind:
-                raise InputError(f"{path}: column {name!r}: expected fixed-size lists of {kind}, found {found}")
-            flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            columns[name] = flat.reshape(len(column), found.list_size)
-        else:
-            if found != kind:
-                raise InputError(f"{path}: column {name!r}: expected {kind}, found {found}")
-            columns[name] = column.to_numpy()
-    return Transitions(**columns)  # type: ignore[arg-type]
+        detail = " ".join(str(error).split())
+        raise InputError(f"{path}: expected a Parquet file of transitions, found: {detail}") from error
+    columns: dict[str, Any] = {}
+    for name in _VECTORS | _SCALARS:
+        if names.count(name) > 1:
+            raise InputError(f"{path}: column {name!r}: expected once, found {names.count(name)} times")
+        if name in names:
+            columns[name] = _array(table.column(name), name, path)
+        elif name not in OPTIONAL:
+            raise InputError(f"{path}: column {name!r} is missing; a transitions table has all of its columns")
+    widths = columns["observation"].shape[1], columns["next_observation"].shape[1]
+    if widths[0] != widths[1]:
+        raise InputError(f"{path}: column 'next_observation': expected lists of {widths[0]}, found {widths[1]}")
+    return Transitions(**columns)
+
+
+def _array(column: pa.ChunkedArray, name: str, path: Path) -> np.ndarray:
+    """A column as [n] or [n, width], of exactly the type that the table has, without holes."""
+    whole = column.combine_chunks()
+    if name in _VECTORS:
+        kind = _VECTORS[name]
+        if not pa.types.is_fixed_size_list(column.type) or column.type.value_type != kind:
+            raise InputError(f"{path}: column {name!r}: expected fixed-size lists of {kind}, found {column.type}")
+        values = whole.flatten()
+    else:
+        if column.type != _SCALARS[name]:
+            raise InputError(f"{path}: column {name!r}: expected {_SCALARS[name]}, found {column.type}")
+        values = whole
+    if whole.null_count or values.null_count:
+        raise InputError(f"{path}: column {name!r}: expected a value in every row, found some without")
+    found = values.to_numpy(zero_copy_only=False)
+    return found.reshape(len(column), column.type.list_size) if name in _VECTORS else found
 
 
 def shard_identity(path: Path) -> str:

@@ -30,8 +30,9 @@ def load_weights(sealed: Sealed, name: str, module: nn.Module) -> None:
     for key in sorted(expected.keys() ^ found.keys()):
         raise InputError(f"{path}: tensor {key!r} is {'missing' if key in expected else 'not one of this model'}")
     for key, value in expected.items():
-        if found[key].shape != value.shape:
+        if (found[key].shape, found[key].dtype) != (value.shape, value.dtype):
             raise InputError(
-                f"{path}: tensor {key!r}: expected shape {tuple(value.shape)}, found {tuple(found[key].shape)}"
+                f"{path}: tensor {key!r}: expected {value.dtype} of shape {tuple(value.shape)}, "
+                f"found {found[key].dtype} of shape {tuple(found[key].shape)}"
             )
     module.load_state_dict(found)

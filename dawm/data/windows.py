@@ -40,11 +40,11 @@ def returns_to_go(transitions: Transitions, discount: float, truncated: str = "d
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """B windows in the model's units, channels [state, reward, terminal].
+    """B windows, states and rewards in the model's units, channels [state, reward, terminal].
 
     rows [B, T, obs_dim + 2]: row i holds s_{t+i}, r_{t+i} and whether the episode had ended when s_{t+i} was reached.
-    mask [B, T, obs_dim + 2]: 1 where the loss counts. action [B, act_dim] = a_t. return_to_go [B], 0 where unknown.
-    known [B]: bool.
+    mask [B, T, obs_dim + 2]: 1 where the loss counts. action [B, act_dim] = a_t. return_to_go [B] in raw reward, 0
+    where it is not known [B].
     """
 
     rows: Tensor
@@ -67,7 +67,7 @@ class Windows:
         rewards: MinMaxScaler,
         terminal_successors_known: bool = True,
     ) -> None:
-        """episodes: bool [n], rows that may be used; return_to_go [n] in the model's units, NaN where unknown."""
+        """episodes: bool [n], rows that may be used; return_to_go [n] in raw reward, NaN where unknown."""
         self.window = window
         self.state = states.encode(torch.from_numpy(transitions.observation))
         self.successor = states.encode(torch.from_numpy(transitions.next_observation))

@@ -34,6 +34,11 @@ class Task:
     clips_velocity: bool
     terminated: Callable[[np.ndarray], np.ndarray]
 
+    @property
+    def state_dims(self) -> tuple[int, int]:
+        """(nq, nv): the observation leaves out the root's x position and holds everything else."""
+        return self.positions + 1, self.observation_dim - self.positions
+
     def normalized_score(self, episode_return: float | np.ndarray) -> float | np.ndarray:
         """D4RL's score: 0 at the random policy's return, 100 at the expert's (Fu et al. 2020, §5)."""
         return 100.0 * (episode_return - self.reference_min) / (self.reference_max - self.reference_min)

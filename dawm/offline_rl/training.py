@@ -10,11 +10,9 @@ from torch import Tensor
 
 from dawm.config import IQLSettings, LearnerSettings, TD3BCSettings, as_mapping
 from dawm.data.export import episode_returns
-from dawm.data.files import digest_of, only_writer
 from dawm.data.normalizers import Standardizer
-from dawm.data.sealed import Sealed, open_sealed, seal, unseal
+from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.transitions import Transitions, read_transitions
-from dawm.data.weights import save_weights
 from dawm.environments.evaluation import Evaluator
 from dawm.environments.tasks import task_of_environment
 from dawm.errors import InputError
@@ -24,7 +22,7 @@ from dawm.offline_rl.networks import Actor
 from dawm.offline_rl.policy import WEIGHTS, DeterministicPolicy
 from dawm.offline_rl.td3_bc import TD3BC
 from dawm.randomness import derived_seed, generator
-from dawm.training import finish, train
+from dawm.training import Job, train_and_seal
 
 LEARNERS = {"td3_bc": (TD3BC, TD3BCSettings), "iql": (IQL, IQLSettings)}
 LOG_EVERY = 500
@@ -75,38 +73,18 @@ def train_policy(
             "episodes": len(returns),
         }
 
-    mapping = {**as_mapping(settings), "algorithm": algorithm, "real_fraction": real_fraction}
-    with only_writer(output):
-        unseal(output)
-        train(
-            f"{algorithm} seed {seed}",
-            update,
-            learner.state(),
-            folder=output,
-            run=digest_of([{name: sealed.digest for name, sealed in inputs.items()}, mapping, seed, device]),
-            steps=settings.gradient_steps,
-            checkpoint_every=settings.checkpoint_every,
-            log_every=LOG_EVERY,
-            evaluate=evaluate,
-            evaluate_every=settings.evaluate_every,
-        )
-        saved = DeterministicPolicy(observations, plain_actor(learner.actor, real, settings))
-        save_weights(output / WEIGHTS, saved)
-        seal(
-            output,
-            "policy",
-            files=[WEIGHTS, "evaluations.csv", "metrics.csv"],
-            settings=mapping,
-            seed=seed,
-            inputs=inputs,
-            metadata={
-                "algorithm": algorithm,
-                "environment": task.environment,
-                "real_fraction": real_fraction,
-                **saved.facts(),
-            },
-        )
-        finish(output)
+    chosen = {"algorithm": algorithm, "real_fraction": real_fraction}
+    train_and_seal(
+        Job("policy", output, {**as_mapping(settings), **chosen}, seed, device, inputs),
+        update,
+        learner.state(),
+        lambda: DeterministicPolicy(observations, plain_actor(learner.actor, real, settings)),
+        weights=WEIGHTS,
+        metadata={**chosen, "environment": task.environment, **policy.facts()},
+        log_every=LOG_EVERY,
+        evaluate=evaluate,
+        evaluate_every=settings.evaluate_every,
+    )
 
 
 def read_synthetic(sealed: Sealed, data: Sealed) -> Transitions:

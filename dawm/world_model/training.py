@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from dawm.config import WorldModelSettings, as_mapping, read
-from dawm.data.files import digest_of, only_writer
 from dawm.data.normalizers import MinMaxScaler, Standardizer
-from dawm.data.sealed import Sealed, open_sealed, seal, unseal
+from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.transitions import Transitions, read_transitions
-from dawm.data.weights import load_weights, save_weights
+from dawm.data.weights import load_weights
 from dawm.data.windows import WindowBatch, Windows, returns_to_go
 from dawm.errors import InputError
 from dawm.randomness import derived_seed, generator
-from dawm.training import State, adam, average_into, cosine_rate, ema_rate, finish, set_rate, train
+from dawm.training import Job, State, adam, average_into, cosine_rate, ema_rate, set_rate, train_and_seal
 from dawm.world_model.model import WorldModel, impose
 
 WEIGHTS = "model.safetensors"
@@ -64,32 +63,17 @@ def train_world_model(
         numbers = torch.from_numpy(rng.integers(len(test_windows), size=HELD_OUT_WINDOWS))
         return {"held_out_loss": float(denoising_loss(averaged, test_windows.batch(numbers), rng))}
 
-    mapping = as_mapping(settings)
-    with only_writer(output):
-        unseal(output)
-        train(
-            "train-world-model",
-            update,
-            State({"model": model, "averaged": averaged}, {"optimizer": optimizer}),
-            folder=output,
-            run=digest_of([data.digest, mapping, seed, device]),
-            steps=settings.gradient_steps,
-            checkpoint_every=settings.checkpoint_every,
-            log_every=LOG_EVERY,
-            evaluate=evaluate,
-            evaluate_every=10 * LOG_EVERY,
-        )
-        save_weights(output / WEIGHTS, averaged)
-        seal(
-            output,
-            "world-model",
-            files=[WEIGHTS, "metrics.csv", "evaluations.csv"],
-            settings=mapping,
-            seed=seed,
-            inputs={"dataset": data},
-            metadata={"action_dim": transitions.action_dim, **averaged.facts()},
-        )
-        finish(output)
+    train_and_seal(
+        Job("world-model", output, as_mapping(settings), seed, device, {"dataset": data}),
+        update,
+        State({"model": model, "averaged": averaged}, {"optimizer": optimizer}),
+        lambda: averaged,
+        weights=WEIGHTS,
+        metadata={"action_dim": transitions.action_dim, **averaged.facts()},
+        log_every=LOG_EVERY,
+        evaluate=evaluate,
+        evaluate_every=10 * LOG_EVERY,
+    )
 
 
 def denoising_loss(model: WorldModel, batch: WindowBatch, rng: np.random.Generator) -> Tensor:

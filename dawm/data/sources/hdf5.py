@@ -72,11 +72,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             for key in wanted + optional:
                 if key not in file:
                     if key in wanted:
-                        raise InputError(f"{path}: key {key!r} is missing; found {', '.join(sorted(file)) or 'none'}")
+                        found = ", ".join(sorted(str(name) for name in file)) or "none"
+                        raise InputError(f"{path}: key {key!r} is missing; found {found}")
                     continue
-                if not isinstance(file[key], h5py.Dataset) or file[key].dtype.kind not in "fiub":
-                    raise InputError(f"{path}: {key!r}: expected an array of numbers")
-                columns[key] = file[key][()]
+                columns[key] = _array(file[key], key, path)
     except (OSError, RuntimeError, KeyError) as error:
         raise InputError(
             f"{path}: expected an HDF5 file, found one that is truncated or damaged ({' '.join(str(error).split())})"
@@ -87,12 +86,27 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     return columns
 
 
+def _array(item: h5py.Group | h5py.Dataset, key: str, path: Path) -> np.ndarray:
+    """All of a numeric data set; whatever claims to be one and is not is refused."""
+    try:
+        if not isinstance(item, h5py.Dataset) or item.shape is None or item.dtype.kind not in "fiub":
+            raise InputError(f"{path}: {key!r}: expected an array of numbers")
+        return item[()]
+    except (ValueError, TypeError, MemoryError) as error:
+        raise InputError(f"{path}: {key!r}: cannot be read ({' '.join(str(error).split())})") from error
+
+
 def _check(path: Path, task: Task, columns: dict[str, np.ndarray]) -> None:
     rows = len(columns["observations"]) if columns["observations"].ndim else 0
     if rows == 0:
         raise InputError(f"{path}: 'observations' has no rows")
-    widths = {"observations": task.observation_dim, "next_observations": task.observation_dim}
-    widths["actions"] = task.action_dim
+    widths = {
+        "observations": task.observation_dim,
+        "next_observations": task.observation_dim,
+        "actions": task.action_dim,
+        "infos/qpos": task.state_dims[0],
+        "infos/qvel": task.state_dims[1],
+    }
     for key, value in columns.items():
         if value.ndim == 0 or len(value) != rows:
             found = len(value) if value.ndim else 0
@@ -100,12 +114,13 @@ def _check(path: Path, task: Task, columns: dict[str, np.ndarray]) -> None:
                 f"{path}: {key!r} has {found} rows, 'observations' {rows}; D4RL files hold one row per step"
             )
         expected = (rows, widths[key]) if key in widths else (rows,)
-        if not key.startswith("infos/") and value.shape != expected:
+        if value.shape != expected:
             raise InputError(f"{path}: {key!r}: expected shape {expected} for {task.environment}, found {value.shape}")
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            finite = np.isfinite(value.reshape(rows, -1)).all(1)
+        largest_float = np.finfo(np.float64 if key.startswith("infos/") else np.float32).max
+        finite = (np.abs(value.reshape(rows, -1).astype(np.float64)) <= largest_float).all(1)
+        if not finite.all():
             raise InputError(f"{path}: {key!r} is not finite in {(~finite).sum()} rows, first in row {finite.argmin()}")
-    largest = np.abs(columns["actions"]).max(axis=1)
+    largest = np.abs(columns["actions"].astype(np.float64)).max(axis=1)
     if largest.max() > 1 + ACTION_TOLERANCE:
         row = int(largest.argmax())
         raise InputError(
@@ -120,7 +135,7 @@ def _ends(path: Path, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, np.nd
     for key in ("terminals", "timeouts"):
         value = columns.get(key, np.zeros(len(columns["rewards"]), bool))
         if not np.isin(value, (0, 1)).all():
-            raise InputError(f"{path}: {key!r}: expected 0 or 1, found {value[~np.isin(value, (0, 1))][0]!r}")
+            raise InputError(f"{path}: {key!r}: expected 0 or 1, found {value[~np.isin(value, (0, 1))][0]}")
         flags[key] = value.astype(bool)
     terminal = flags["terminals"]
     timeout = flags["timeouts"] & ~terminal

@@ -1,0 +1,444 @@
+"""Tables, figures and report: numbers that can be recomputed, the same bytes each time, nothing from outside."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hdf5_files import hopper_columns, write_hdf5
+
+from dawm.analysis.fidelity import assess
+from dawm.analysis.figures import draw_all
+from dawm.analysis.report import number, write_report
+from dawm.analysis.tables import write_tables, write_timings
+from dawm.config import Experiment, ExportSettings, read
+from dawm.data.export import export
+from dawm.data.sealed import open_sealed
+from dawm.errors import InputError
+from dawm.layout import Layout, Run, runs
+from dawm.offline_rl.training import train_policy
+
+SCORES = (
+    "experiment,dataset,algorithm,augmentation,seed,world_model_seed,data_fraction,real_fraction,"
+    "gradient_steps,normalized_score_last,normalized_score_mean10,return_last,episodes"
+)
+FIDELITY = ["dataset", "augmentation", "horizon_step", "quantity", "value", "low", "high", "rows", "coverage"]
+# Twelve evaluations, so that the last ten are not all.
+LEARNER = {"gradient_steps": 48, "evaluate_every": 4, "evaluation_episodes": 1, "hidden": 8, "batch_size": 16}
+TINY = {
+    "experiment": "tiny",
+    "seeds": [3, 4],
+    "datasets": {"hopper": {"source": "local/hopper-medium-replay", "transitions": 3000}},
+    "augmentations": {"real": {"real_fraction": 1.0}, "dawm": {"real_fraction": 0.5}},
+    "algorithms": {"td3_bc": LEARNER},
+    "assessment": {"rows": 40},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """A folder results/<experiment>, and the experiment that it holds."""
+
+    root: Path
+    experiment: Experiment
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.root)
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        with open(self.layout.tables / f"{name}.csv", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def write(self) -> None:
+        write_tables(self.root, self.experiment.matrix())
+
+    def draw(self) -> None:
+        draw_all(self.layout.tables, self.layout.figures)
+
+    def report(self) -> None:
+        write_report(self.root, self.experiment)
+
+    def copied(self, root: Path, *parts: str) -> Results:
+        """A copy without tables, figures and report, or of some parts alone."""
+        for part in parts or ("datasets", "synthetic", "assessments", "policies"):
+            shutil.copytree(self.root / part, root / part)
+        return Results(root, self.experiment)
+
+
+@pytest.fixture(scope="module")
+def results(
+    tmp_path_factory: pytest.TempPathFactory, dataset: Path, synthetic: Path, inverse_dynamics: Path
+) -> Results:
+    """Two seeds of TD3+BC on real and on augmented data, assessed, with tables, figures and report."""
+    made = Results(tmp_path_factory.mktemp("results") / "tiny", read(Experiment, TINY, "here"))
+    layout, experiment = made.layout, made.experiment
+    shutil.copytree(dataset, layout.dataset("hopper"))
+    shutil.copytree(synthetic, layout.synthetic("hopper", 0))
+    folders = layout.dataset("hopper"), layout.synthetic("hopper", 0)
+    assess(*folders, inverse_dynamics, experiment.assessment, layout.assessment("hopper", 0), "dawm")
+    for run in runs(experiment.matrix()):
+        fraction = experiment.augmentations[run.augmentation].real_fraction
+        settings = experiment.algorithm(run.algorithm)
+        imagined = folders[1] if fraction < 1 else None
+        train_policy(run.algorithm, folders[0], imagined, settings, fraction, layout.policy(run), run.seed)
+    made.write()
+    made.draw()
+    made.report()
+    return made
+
+
+@pytest.fixture(scope="module")
+def real_only(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """The arm of real data alone, as an experiment of its own."""
+    experiment = read(Experiment, TINY | {"augmentations": {"real": {"real_fraction": 1.0}}}, "here")
+    root = results.copied(tmp_path_factory.mktemp("real-only") / "tiny", "datasets", "policies").root
+    shutil.rmtree(root / "policies/hopper/td3_bc/dawm")
+    made = Results(root, experiment)
+    made.write()
+    made.draw()
+    made.report()
+    return made
+
+
+def evaluations(results: Results, row: dict[str, str]) -> list[dict[str, str]]:
+    """The evaluations of the run that a row names."""
+    run = Run(row["dataset"], row["algorithm"], row["augmentation"], int(row["seed"]))
+    with open(results.layout.policy(run) / "evaluations.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- tables -----------------------------------------------------------------------------------------------------
+
+
+def test_scores_have_exactly_the_promised_columns(results):
+    first = (results.layout.tables / "scores.csv").read_text().splitlines()[0]
+    assert first == SCORES
+
+
+def test_scores_have_one_row_per_run_in_order(results):
+    names = [(row["dataset"], row["algorithm"], row["augmentation"], row["seed"]) for row in results.table("scores")]
+    assert names == [("hopper", "td3_bc", arm, seed) for arm in ("real", "dawm") for seed in ("3", "4")]
+
+
+def test_scores_say_what_each_run_was(results):
+    for row in results.table("scores"):
+        augmented = row["augmentation"] == "dawm"
+        assert row["experiment"] == "tiny"
+        assert row["world_model_seed"] == ("0" if augmented else "")
+        assert (float(row["real_fraction"]), float(row["data_fraction"])) == (0.5 if augmented else 1.0, 1.0)
+        assert (row["gradient_steps"], row["episodes"]) == ("48", "1")
+
+
+def test_scores_are_those_of_the_evaluations(results):
+    for row in results.table("scores"):
+        found = evaluations(results, row)
+        assert [evaluation["step"] for evaluation in found] == [str(step) for step in range(4, 49, 4)]
+        scores = [float(evaluation["normalized_score"]) for evaluation in found]
+        assert row["normalized_score_last"] == f"{scores[-1]:.6g}"
+        assert float(row["normalized_score_mean10"]) == pytest.approx(np.mean(scores[2:]), rel=1e-5)
+        assert row["return_last"] == f"{float(found[-1]['return_mean']):.6g}"
+        # D4RL's score: 0 is the random policy's return, 100 the expert's
+        again = 100 * (float(row["return_last"]) + 20.272305) / (3234.3 + 20.272305)
+        assert float(row["normalized_score_last"]) == pytest.approx(again, rel=1e-4)
+
+
+def test_learning_curves_hold_every_evaluation(results):
+    curves = results.table("learning_curves")
+    expected = []
+    for row in results.table("scores"):
+        expected += [
+            (row["augmentation"], row["seed"], found["step"], f"{float(found['normalized_score']):.6g}")
+            for found in evaluations(results, row)
+        ]
+    assert [
+        tuple(row[name] for name in ("augmentation", "seed", "step", "normalized_score")) for row in curves
+    ] == expected
+
+
+def test_summary_is_that_of_the_scores(results):
+    summary, scores = results.table("summary"), results.table("scores")
+    assert len(summary) == 4  # two arms, last and mean of ten
+    for row in summary:
+        values = np.array([float(s[row["quantity"]]) for s in scores if s["augmentation"] == row["augmentation"]])
+        assert (row["experiment"], row["dataset"], row["algorithm"], row["seeds"]) == ("tiny", "hopper", "td3_bc", "2")
+        assert float(row["mean"]) == pytest.approx(values.mean(), rel=1e-4)
+        assert float(row["iqm"]) == pytest.approx(values.mean(), rel=1e-4)  # of two values
+        assert float(row["std"]) == pytest.approx(values.std(ddof=1), rel=1e-3)
+        assert float(row["iqm_low"]) == pytest.approx(values.min(), rel=1e-4)
+        assert float(row["iqm_high"]) == pytest.approx(values.max(), rel=1e-4)
+
+
+def test_data_sets_are_described_by_their_own_metadata(results, dataset):
+    (row,) = results.table("datasets")
+    sealed = open_sealed(dataset, "dataset")
+    facts = sealed.metadata
+    assert (row["dataset"], row["digest"]) == ("hopper", sealed.digest)
+    assert (row["source"], row["environment"], row["simulator"]) == (
+        "local/hopper-medium-replay",
+        "Hopper-v4",
+        facts["simulator"],
+    )
+    assert (row["rows"], row["episodes"]) == ("3000", str(facts["episodes"]))
+    score = 100 * (facts["mean_return"] - facts["reference_min"]) / (facts["reference_max"] - facts["reference_min"])
+    assert float(row["normalized_score_mean"]) == pytest.approx(score, rel=1e-4)
+
+
+def test_fidelity_begins_with_the_promised_columns_and_holds_the_assessment(results):
+    table = results.table("fidelity")
+    assert list(table[0])[: len(FIDELITY)] == FIDELITY
+    with open(results.layout.assessment("hopper", 0) / "fidelity.csv", newline="") as file:
+        assessed = list(csv.DictReader(file))
+    assert len(table) == len(assessed) > 0
+    for row, found in zip(table, assessed, strict=True):
+        assert row["dataset"] == "hopper" and row["world_model_seed"] == "0"
+        assert {name: row[name] for name in FIDELITY[1:]} == found
+    assert {"state_error", "reward_error", "action_error", "terminal_precision", "terminal_recall"} <= {
+        row["quantity"] for row in table
+    }
+    assert {row["augmentation"] for row in table} == {"real_held_out", "nothing_moves", "dawm"}
+
+
+def test_tables_lead_back_to_every_run_data_set_and_assessment(results):
+    layout = results.layout
+    inputs = open_sealed(layout.tables, "tables").provenance["inputs"]
+    folders = {run.slug: (layout.policy(run), "policy") for run in runs(results.experiment.matrix())}
+    folders["datasets/hopper"] = (layout.dataset("hopper"), "dataset")
+    folders["assessments/hopper/seed-0"] = (layout.assessment("hopper", 0), "assessment")
+    assert inputs == {name: open_sealed(folder, kind).digest for name, (folder, kind) in folders.items()}
+
+
+def test_equal_results_make_equal_tables(results, tmp_path):
+    again = results.copied(tmp_path / "tiny")
+    again.write()
+    same_bytes(results.layout.tables, again.layout.tables)
+
+
+def test_tables_written_over_older_ones_are_the_same(results, tmp_path):
+    again = results.copied(tmp_path / "tiny", "datasets", "synthetic", "assessments", "policies", "tables")
+    (again.layout.tables / "scores.csv").write_text("old\n")
+    again.write()
+    same_bytes(results.layout.tables, again.layout.tables)
+
+
+def same_bytes(one: Path, other: Path) -> None:
+    names = [sorted(path.name for path in folder.iterdir() if path.name != ".lock") for folder in (one, other)]
+    assert names[0] == names[1] and names[0]
+    for name in names[0]:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def test_seed_of_a_world_model_is_written_in_full(results, tmp_path):
+    """Arms without a world model leave gaps in the column, which must not turn whole numbers into rounded ones."""
+    again = results.copied(tmp_path / "tiny", "datasets", "policies")
+    for folder in (Layout.synthetic, Layout.assessment):
+        shutil.copytree(folder(results.layout, "hopper", 0), folder(again.layout, "hopper", 1234567))
+    write_tables(again.root, dataclasses.replace(again.experiment.matrix(), world_model_seeds=(1234567,)))
+    found = {(row["augmentation"], row["world_model_seed"]) for row in again.table("scores")}
+    assert found == {("real", ""), ("dawm", "1234567")}
+
+
+def refusal(attempt: Callable[[], object]) -> str:
+    with pytest.raises(InputError) as caught:
+        attempt()
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["policies/hopper/td3_bc/dawm/seed-4", "datasets/hopper", "assessments/hopper/seed-0"])
+def test_tables_refuse_a_missing_part_by_name(results, tmp_path, part):
+    again = results.copied(tmp_path / "tiny")
+    (again.root / part / "provenance.json").unlink()
+    assert str(again.root / part) in refusal(again.write)
+    assert not again.layout.tables.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["policies/hopper/td3_bc/real/seed-3/evaluations.csv", "assessments/hopper/seed-0/fidelity.csv"]
+)
+def test_tables_refuse_altered_numbers_by_name(results, tmp_path, name):
+    again = results.copied(tmp_path / "tiny")
+    path = again.root / name
+    path.write_text(path.read_text().replace("1", "2", 1))
+    assert str(path) in refusal(again.write)
+    assert not again.layout.tables.exists()
+
+
+OTHERS = {"seed": "real/seed-4", "arm": "dawm/seed-3"}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_tables_refuse_a_policy_of_another_run_by_name(results, tmp_path, other):
+    again = results.copied(tmp_path / "tiny")
+    policies = again.root / "policies/hopper/td3_bc"
+    shutil.rmtree(policies / "real/seed-3")
+    shutil.copytree(policies / OTHERS[other], policies / "real/seed-3")
+    assert str(policies / "real/seed-3") in refusal(again.write)
+
+
+def test_tables_refuse_runs_on_another_data_set(results, tmp_path):
+    again = results.copied(tmp_path / "tiny")
+    shutil.rmtree(again.layout.dataset("hopper"))
+    source = write_hdf5(tmp_path / "hopper_x.hdf5", hopper_columns())
+    export(ExportSettings(source=f"hdf5:{source}"), again.layout.dataset("hopper"))
+    assert str(again.root) in refusal(again.write)
+
+
+def test_timings_come_from_the_benchmark_files_that_are_there(results, tmp_path):
+    head = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
+    benchmarks = {
+        "export/hopper": "1.5\t0:00:01\t200.25\t1\t1\t1\t0\t0\t90\t1.25",
+        "train-policy/hopper/td3_bc/dawm/seed-4": "60.5\t0:01:00\t-\t-\t-\t-\t0\t0\t99\t60",
+        "synthesize/hopper/seed-0/00001": "2\t0:00:02\t300\t1\t1\t1\t0\t0\t90\t2",
+        "synthesize/hopper/seed-0/00000": "3\t0:00:03\t300\t1\t1\t1\t0\t0\t90\t3",
+        "train-policy/hopper/td3_bc/other/seed-4": "9\t0:00:09\t1\t1\t1\t1\t0\t0\t90\t9",  # not of this experiment
+    }
+    for name, values in benchmarks.items():
+        path = tmp_path / "benchmarks" / f"{name}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(head + values + "\n")
+    write_timings(tmp_path, results.experiment.matrix(), tmp_path / "timings.csv")
+    assert (tmp_path / "timings.csv").read_text().splitlines() == [
+        "stage,job,wall_seconds,cpu_seconds,max_rss_mib",
+        "export,hopper,1.5,1.25,200.25",
+        "synthesize,hopper/seed-0/00000,3,3,300",
+        "synthesize,hopper/seed-0/00001,2,2,300",
+        "train-policy,hopper/td3_bc/dawm/seed-4,60.5,60,",
+    ]
+
+
+# --- figures and report -----------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Tags, addresses and table rows of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.addresses: list[str] = []
+        self.rows: list[list[str]] = []
+        self.inside = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        named = {"src", "href", "srcset", "data", "action", "poster", "background", "xlink:href"}
+        self.addresses += [value or "" for name, value in attributes if name in named]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.inside = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self.inside = False
+
+    def handle_data(self, text: str) -> None:
+        if self.inside:
+            self.rows[-1][-1] += text
+
+
+@pytest.fixture(params=["results", "real_only"])
+def either(request: pytest.FixtureRequest) -> Results:
+    """With synthetic data, and an experiment that has none."""
+    return request.getfixturevalue(request.param)
+
+
+def test_real_data_alone_makes_scores_and_empty_fidelity(real_only):
+    assert [(row["augmentation"], row["world_model_seed"]) for row in real_only.table("scores")] == [("real", "")] * 2
+    assert real_only.table("fidelity") == real_only.table("inverse_dynamics") == []
+
+
+def test_figures_are_those_that_there_are_data_for(results, real_only):
+    both = {"learning-curves", "scores"}
+    for made, names in ((results, both | {"fidelity", "inverse-dynamics"}), (real_only, both)):
+        found = {path.name for path in made.layout.figures.iterdir()}
+        assert found == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
+        for path in made.layout.figures.iterdir():
+            start = b"\x89PNG\r\n\x1a\n" if path.suffix == ".png" else b"%PDF-"
+            assert path.read_bytes().startswith(start) and path.stat().st_size > 2000
+
+
+def test_equal_tables_make_equal_figures(results, tmp_path):
+    draw_all(results.layout.tables, tmp_path / "figures")
+    same_bytes(results.layout.figures, tmp_path / "figures")
+
+
+def test_equal_results_make_equal_reports(either):
+    before = either.layout.report.read_bytes()
+    either.layout.report.unlink()
+    either.report()
+    assert either.layout.report.read_bytes() == before
+
+
+def test_report_holds_the_scores_of_every_run(either):
+    page = Page(either.layout.report.read_text(encoding="utf-8"))
+    scores = either.table("scores")
+    for row in scores:
+        cells = [row["dataset"], row["algorithm"], row["augmentation"], row["seed"]]
+        (found,) = [r for r in page.rows if r[:4] == cells]
+        assert found[4] == (row["world_model_seed"] or "–")
+        assert found[6] == "48"
+        assert found[7:] == [
+            number(float(row["return_last"]), 0),
+            number(float(row["normalized_score_last"])),
+            number(float(row["normalized_score_mean10"])),
+        ]
+    assert len([r for r in page.rows if r[:2] == ["hopper", "td3_bc"] and r[3] in "34"]) == len(scores)
+
+
+def test_report_is_offline(either):
+    text = either.layout.report.read_text(encoding="utf-8")
+    page = Page(text)
+    assert not page.tags & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    assert page.addresses and all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert "url(" not in text and "@import" not in text and "http-equiv" not in text
+
+
+def test_report_shows_every_figure_and_the_whole_config(either):
+    text = either.layout.report.read_text(encoding="utf-8")
+    pictures = Page(text).addresses
+    assert len(pictures) == len(set(pictures)) == len(list(either.layout.figures.glob("*.png")))
+    assert open_sealed(either.layout.tables, "tables").digest in text
+    for line in ("policy_noise: 0.2", "sampling_steps: 5", "evaluate_every: 4"):
+        assert line in text
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [
+        (12.345, 1, "12.3"),
+        (-3.0, 0, "-3"),
+        (1234567.0, 0, "1,234,567"),
+        (0.0, 1, "0.0"),
+        (float("nan"), 1, "–"),
+        (0.0004, 2, "4·10⁻⁴"),
+    ],
+)
+def test_numbers_are_written_for_people(value, digits, shown):
+    assert number(value, digits) == shown
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "learning_curves.csv", "fidelity.csv", "inverse_dynamics.csv"])
+def test_figures_and_report_refuse_an_altered_table_by_name(results, tmp_path, name):
+    again = results.copied(tmp_path / "tiny", "tables", "synthetic")
+    path = again.layout.tables / name
+    path.write_text(path.read_text().replace("1", "2", 1))
+    assert str(path) in refusal(again.draw)
+    if name in ("scores.csv", "fidelity.csv"):
+        assert str(path) in refusal(again.report)
+        assert not again.layout.report.exists()
+
+
+def test_report_refuses_missing_synthetic_data_by_name(results, tmp_path):
+    again = results.copied(tmp_path / "tiny", "tables")
+    assert str(again.layout.synthetic("hopper", 0)) in refusal(again.report)
+    assert not again.layout.report.exists()
