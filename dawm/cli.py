@@ -23,6 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"dawm {parsed.command}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a folder that may not be written
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"dawm {parsed.command}: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -115,7 +119,10 @@ def _device(parsed: argparse.Namespace) -> str:
     """The device to train on; one thread per job, since more ran 10 to 40 times slower on busy cores."""
     import torch
 
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    threads = os.environ["OMP_NUM_THREADS"]
+    if not (threads.isascii() and threads.isdigit() and int(threads) > 0):
+        raise InputError(f"OMP_NUM_THREADS: expected a whole number from 1, found {threads!r}")
+    torch.set_num_threads(int(threads))
     wanted = getattr(parsed, "device", "cpu")
     available = torch.cuda.is_available()
     if wanted == "auto":
@@ -223,9 +230,7 @@ def _check_config(parsed: argparse.Namespace) -> None:
 
     from dawm.config import as_mapping, load_experiment, plain
 
-    print(
-        yaml.safe_dump(plain(as_mapping(load_experiment(parsed.config))), sort_keys=False, allow_unicode=True), end=""
-    )
+    print(yaml.safe_dump(plain(as_mapping(load_experiment(parsed.config))), sort_keys=False), end="")
 
 
 def _report_path(parsed: argparse.Namespace) -> None:

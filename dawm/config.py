@@ -298,7 +298,7 @@ def load_experiment(path: Path) -> Experiment:
 
 def load_yaml(path: Path) -> Any:
     try:
-        return parse_yaml(path.read_text(), str(path))
+        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise InputError(f"{path}: expected a readable YAML file, found: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -310,7 +310,7 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
-        raise InputError(f"{where}: expected YAML, found: {' '.join(str(error).split())}") from error
+        raise InputError(f"{where}: expected YAML or JSON, found: {' '.join(str(error).split())}") from error
 
 
 def as_mapping(settings: Any) -> dict[str, Any]:

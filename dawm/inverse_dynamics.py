@@ -13,6 +13,7 @@ from dawm.data.normalizers import Standardizer
 from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.data.weights import load_weights
+from dawm.errors import InputError
 from dawm.randomness import derived_seed, generator
 from dawm.training import Job, State, adam, cosine_rate, set_rate, train_and_seal
 from dawm.world_model.training import held_out_rows
@@ -56,6 +57,10 @@ def train_inverse_dynamics(
     usable = usable_pairs(data, transitions)
     torch.manual_seed(derived_seed(seed, "inverse-dynamics", "weights"))
     model = InverseDynamics(settings, transitions.observation_dim, transitions.action_dim)
+    if not (usable & ~held_out).any() or not (usable & held_out).any():
+        raise InputError(
+            f"{dataset}: expected true successors in train and held-out episodes, found none in one of them"
+        )
     seen = to_tensors(transitions.take(usable & ~held_out), device)
     tested = to_tensors(transitions.take(usable & held_out), device)
     model.states = Standardizer.fit(seen[0].cpu())

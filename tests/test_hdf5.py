@@ -131,6 +131,7 @@ def test_without_next_observations_successors_come_from_the_same_episode(tmp_pat
     np.testing.assert_array_equal(found.reward, columns["rewards"][kept])
     inside = ~found.terminal
     np.testing.assert_array_equal(found.next_observation[inside], columns["observations"][np.array(kept)[inside] + 1])
+    np.testing.assert_array_equal(found.next_observation[~inside], found.observation[~inside])  # nobody knows it
     assert [kept[row] for row in np.flatnonzero(found.terminal)] == [3, 11]
     assert [kept[row] for row in np.flatnonzero(found.timeout)] == [7, 14]
     assert found.episode.tolist() == [0] * 4 + [1] * 4 + [2] * 3 + [3] * 3

@@ -635,9 +635,9 @@ def test_second_writer_waits_until_the_first_lets_go(tmp_path):
     with writer(folder, "first ") as first:
         assert first.stdout.readline() == "writing\n"
         with writer(folder, "second ") as second:
+            let_go(second)  # were it not waiting, it would sign first
             message = second.stderr.readline()
             assert str(folder) in message and "another process writes here" in message
-            let_go(second)  # were it not waiting, it would sign first
             assert not (folder / "log").exists()
             let_go(first)
             assert second.wait(timeout=30) == 0

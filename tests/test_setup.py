@@ -175,7 +175,10 @@ def test_second_run_installs_nothing(checkout):
     standing_environment(checkout, 'echo "called with: $*"')
     result = make(checkout, "run", "CORES=3", "CONFIG=config/other one.yaml")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines() == ["called with: -m snakemake --cores 3 --configfile config/other one.yaml"]
+    assert result.stdout.splitlines() == [
+        "called with: -m snakemake --cores 3 --configfile config/other one.yaml",
+        "called with: -m dawm report-path config/other one.yaml",
+    ]
 
 
 @pytest.mark.parametrize("changed", ["setup.sh", "pyproject.toml", "requirements.lock", "requirements-torch.txt"])
@@ -200,7 +203,8 @@ def test_tool_settings_do_not_ask_for_a_new_environment(checkout, without_python
 
 
 def test_second_run_at_once_waits_for_the_first(checkout):
-    standing_environment(checkout, "echo start >>calls; while [ ! -e go ]; do sleep 0.05; done; echo end >>calls")
+    wait = "echo start >>calls; while [ ! -e go ]; do sleep 0.05; done; echo end >>calls"
+    standing_environment(checkout, f'if [ "$2" = snakemake ]; then {wait}; fi')
     with running(["make", "run"], checkout):
         deadline = time.monotonic() + 30
         while not (checkout / "calls").exists():
@@ -226,6 +230,7 @@ def test_killed_run_leaves_no_lock_behind(checkout):
     assert (checkout / "calls").read_text().splitlines() == [
         "-m snakemake --unlock --cores 1",
         "-m snakemake --cores 1",
+        "-m dawm report-path config/quickstart.yaml",
     ]
 
 

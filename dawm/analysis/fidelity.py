@@ -86,6 +86,8 @@ def assess(
             raise InputError(f"{synthetic}: was not made from {sealed.folder}; synthesize again")
     transitions, imagined = read_transitions(data), read_transitions(imagined_seal)
     held_out = held_out_rows(data, transitions) & usable_pairs(data, transitions)
+    if not held_out.any():
+        raise InputError(f"{dataset}: expected held-out episodes with true successors to judge by, found none")
     change = one_step_change(transitions)
     oracle = Oracle(task_of_environment(data.metadata["environment"]))
 
