@@ -26,7 +26,7 @@ run: setup
 
 # One thread for each test process: torch's own threads would fight over the cores.
 test: setup
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(CORES)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(CORES) --dist loadgroup
 
 check: setup
 	$(PYTHON) -m ruff check .

@@ -225,11 +225,11 @@ class Matrix:
     """What an experiment consists of, by name: all that tables, figures and report need to know."""
 
     experiment: str = setting("name", pattern=SLUG)
-    datasets: tuple[str, ...] = setting("data sets")
-    algorithms: tuple[str, ...] = setting("learners")
-    real_fractions: dict[str, float] = setting("share of real transitions per batch, by arm")
-    seeds: tuple[int, ...] = setting("RL seeds")
-    world_model_seeds: tuple[int, ...] = setting("world-model seeds")
+    datasets: tuple[str, ...] = setting("data sets", minItems=1, uniqueItems=True)
+    algorithms: tuple[str, ...] = setting("learners", minItems=1, uniqueItems=True)
+    real_fractions: dict[str, float] = setting("share of real transitions per batch, by arm", minProperties=1)
+    seeds: tuple[int, ...] = setting("RL seeds", minItems=1, uniqueItems=True)
+    world_model_seeds: tuple[int, ...] = setting("world-model seeds", minItems=1, uniqueItems=True)
 
     def world_model_seed(self, seed: int) -> int:
         """The world model that an RL seed's synthetic transitions come from."""
@@ -306,10 +306,18 @@ def load_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Safe YAML: plain values only. PyYAML's own constructors fail on some dates and numbers with a ValueError."""
+    """Safe YAML: plain values only. PyYAML's own constructors fail on odd dates and numbers with any of these."""
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+    except (
+        yaml.YAMLError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise InputError(f"{where}: expected YAML or JSON, found: {' '.join(str(error).split())}") from error
 
 

@@ -59,7 +59,8 @@ def train_inverse_dynamics(
     model = InverseDynamics(settings, transitions.observation_dim, transitions.action_dim)
     if not (usable & ~held_out).any() or not (usable & held_out).any():
         raise InputError(
-            f"{dataset}: expected true successors in train and held-out episodes, found none in one of them"
+            f"{dataset}: expected rows with a true successor in train and in held-out episodes, "
+            "found none in one of them"
         )
     seen = to_tensors(transitions.take(usable & ~held_out), device)
     tested = to_tensors(transitions.take(usable & held_out), device)

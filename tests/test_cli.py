@@ -287,20 +287,25 @@ def test_real_fraction_outside_0_to_1_is_refused(refused, dataset, output, fract
     assert "--real-fraction: expected a number from 0 to 1" in message and message.endswith(fraction)
 
 
+def tiny(dataset: Path, **changes: int) -> list[object]:
+    """Options of a world model that trains in no time, should it not be refused."""
+    return ["--dataset", dataset, "--settings", json.dumps(json.loads(WORLD_MODEL) | changes)]
+
+
 def test_unknown_device_is_refused(refused, dataset, output):
-    message = refused("train-world-model", "--dataset", dataset, "--output", output, "--device", "tpu")
+    message = refused("train-world-model", *tiny(dataset), "--output", output, "--device", "tpu")
     assert "--device: expected cpu, cuda or auto, found 'tpu'" in message
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_without_a_device_is_refused(refused, dataset, output):
-    message = refused("train-world-model", "--dataset", dataset, "--output", output, "--device", "cuda")
+    message = refused("train-world-model", *tiny(dataset), "--output", output, "--device", "cuda")
     assert "--device: expected a CUDA device" in message
 
 
 def test_bad_number_of_threads_is_refused(refused, dataset, output, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    assert "OMP_NUM_THREADS" in refused("train-world-model", "--dataset", dataset, "--output", output)
+    assert "OMP_NUM_THREADS" in refused("train-world-model", *tiny(dataset), "--output", output)
 
 
 @pytest.mark.parametrize("place", ["a file", "below a file"])
@@ -341,7 +346,7 @@ def reading(small: dict[str, Path], output: Path) -> Callable[..., list[object]]
             "train-inverse-dynamics": ["--settings", INVERSE_DYNAMICS],
             "synthesize": [*models, "--settings", SYNTHESIS],
             "train-policy": [*named["synthetic"], "--algorithm=iql", "--real-fraction=0.5", "--settings", LEARNER],
-            "assess": [*named["synthetic"], *named["inverse-dynamics"]],
+            "assess": [*named["synthetic"], *named["inverse-dynamics"], "--settings", "{rows: 10}"],
         }
         return [stage, *named["dataset"], *further[stage], "--output", output]
 
@@ -451,24 +456,26 @@ def test_window_that_fits_into_no_episode_is_refused(refused, tmp_path, output):
     source = write_hdf5(tmp_path / "hopper_x.hdf5", hopper_columns([(5, "timeout"), (5, "timeout")]))
     settings = json.dumps({"source": f"hdf5:{source}"})
     assert call("export", "--settings", settings, "--output", tmp_path / "data") == 0
-    message = refused("train-world-model", "--dataset", tmp_path / "data", "--output", output)
+    arguments = tiny(tmp_path / "data", window=8)
+    message = refused("train-world-model", *arguments, "--output", output)
     assert str(tmp_path / "data") in message and "window" in message
 
 
-def test_assessment_without_held_out_episodes_is_refused(refused, tmp_path, output):
-    made = run_all(tmp_path, ((20, "terminal"),))
-    assert open_sealed(made["dataset"], "dataset").metadata["held_out_episodes"] == []
-    options = [f"--{name}={made[name]}" for name in ("dataset", "synthetic", "inverse-dynamics")]
-    assert "held-out" in refused("assess", *options, "--output", output)
+# Neither has a pair to learn from and a held-out one to judge by: one episode, and rows that all end an episode.
+TOO_LITTLE = {
+    "one episode": hopper_columns([(20, "terminal")]),
+    "no known successor": without(hopper_columns([(1, "terminal")] * 6), "next_observations"),
+}
 
 
-def test_inverse_dynamics_without_a_single_known_successor_is_refused(refused, tmp_path, output):
-    columns = without(hopper_columns([(1, "terminal")] * 6), "next_observations")
-    source = write_hdf5(tmp_path / "hopper_x.hdf5", columns)
+@pytest.mark.parametrize("kind", TOO_LITTLE)
+def test_data_without_pairs_to_learn_from_and_to_judge_by_is_refused(refused, tmp_path, output, kind):
+    source = write_hdf5(tmp_path / "hopper_x.hdf5", TOO_LITTLE[kind])
     settings = json.dumps({"source": f"hdf5:{source}"})
     assert call("export", "--settings", settings, "--output", tmp_path / "data") == 0
-    message = refused("train-inverse-dynamics", "--dataset", tmp_path / "data", "--output", output)
-    assert str(tmp_path / "data") in message
+    arguments = ["--dataset", tmp_path / "data", "--settings", INVERSE_DYNAMICS, "--output", output]
+    message = refused("train-inverse-dynamics", *arguments)
+    assert str(tmp_path / "data") in message and "held-out" in message
 
 
 MATRIX = {
@@ -484,6 +491,14 @@ MATRIX = {
 def test_tables_name_the_run_that_is_missing(refused, output):
     message = refused("tables", "--results", output, "--settings", json.dumps(MATRIX))
     assert str(output / "policies/hopper/td3_bc/real/seed-0") in message
+
+
+@pytest.mark.parametrize("key", ["datasets", "algorithms", "real_fractions", "seeds", "world_model_seeds"])
+def test_tables_of_nothing_are_refused_by_key(refused, output, key):
+    settings = json.dumps(MATRIX | {key: type(MATRIX[key])()})
+    assert f"--settings: {key}: expected at least 1 entries" in refused(
+        "tables", "--results", output, "--settings", settings
+    )
 
 
 def test_figures_of_a_folder_without_tables_are_refused(refused, small, tmp_path, output):

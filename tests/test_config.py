@@ -339,6 +339,8 @@ NO_CONFIGS = {
     "no date": "seeds: 2024-13-45",
     "no number": "seeds: !!int x",
     "no octal": "seeds: 0x_",
+    "no truth": "seeds: !!bool x",
+    "no time": "seeds: !!timestamp x",
     "too long a number": "seeds: " + "9" * 5000,
     "too deep": "seeds: " + "[" * 500,
     "unhashable key": "? [1]\n: 2",

@@ -117,7 +117,8 @@ def _check(path: Path, task: Task, columns: dict[str, np.ndarray]) -> None:
         if value.shape != expected:
             raise InputError(f"{path}: {key!r}: expected shape {expected} for {task.environment}, found {value.shape}")
         largest_float = np.finfo(np.float64 if key.startswith("infos/") else np.float32).max
-        finite = (np.abs(value.reshape(rows, -1).astype(np.float64)) <= largest_float).all(1)
+        with np.errstate(invalid="ignore"):  # a signalling NaN is refused like any other
+            finite = (np.abs(value.reshape(rows, -1).astype(np.float64)) <= largest_float).all(1)
         if not finite.all():
             raise InputError(f"{path}: {key!r} is not finite in {(~finite).sum()} rows, first in row {finite.argmin()}")
     largest = np.abs(columns["actions"].astype(np.float64)).max(axis=1)
