@@ -22,6 +22,9 @@ SLUG = rf"^{NAME}(?![\s\S])"  # `$` would let a line break pass
 LARGEST = 1e15  # whole numbers beyond it are not exact as float64
 T = TypeVar("T")
 
+# What PyYAML raises on odd dates, numbers and tags, beside its own errors.
+YAML_PROBLEMS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
 
 def setting(doc: str, default: Any = MISSING, **schema: Any) -> Any:
     """A documented field; `schema` holds further JSON-schema keywords such as minimum=1."""
@@ -306,18 +309,10 @@ def load_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Safe YAML: plain values only. PyYAML's own constructors fail on odd dates and numbers with any of these."""
+    """Safe YAML: plain values only."""
     try:
         return yaml.safe_load(text)
-    except (
-        yaml.YAMLError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except YAML_PROBLEMS as error:
         raise InputError(f"{where}: expected YAML or JSON, found: {' '.join(str(error).split())}") from error
 
 

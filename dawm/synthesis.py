@@ -193,7 +193,6 @@ def seal_synthetic(
     names = [shard_name(number, settings.shards) for number in range(settings.shards)]
     rows = terminals = 0
     with only_writer(output):
-        unseal(output)
         for number, name in enumerate(names):
             path = output / name
             if not path.is_file():
@@ -203,6 +202,7 @@ def seal_synthetic(
             shard = parse_shard(read_bytes(path), path)
             rows += len(shard)
             terminals += int(shard.terminal.sum())
+        unseal(output)
         facts = {key: parts.data.metadata[key] for key in ("environment", "observation_dim", "action_dim")}
         seal(
             output,

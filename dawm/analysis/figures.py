@@ -80,7 +80,7 @@ def learning_curves(sealed: Sealed) -> Figure:
         behaviour = datasets.set_index("dataset").loc[dataset, "normalized_score_mean"]
         axes.axhline(behaviour, color=GREY, linestyle=":", linewidth=1.2, label="mean of the data")
         axes.set_title(f"{dataset}, {ALGORITHMS.get(algorithm, algorithm)}")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min(0.0, chosen["normalized_score"].min()))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
     label_grid(panels, "gradient steps", "normalised score")
     return figure
@@ -102,7 +102,7 @@ def score_intervals(sealed: Sealed) -> Figure:
             axes.plot(values, np.full(len(values), place), "o", color=color, markersize=4, markeredgecolor="white")
         axes.set_yticks(range(len(arms)), arms)
         axes.set_ylim(len(arms) - 0.5, -0.5)
-        axes.set_xlim(left=0)
+        axes.set_xlim(left=min(0.0, chosen["normalized_score_mean10"].min()))
         axes.grid(axis="y", visible=False)
         axes.set_title(f"{dataset}, {ALGORITHMS.get(algorithm, algorithm)}")
     for axes in panels.values():
