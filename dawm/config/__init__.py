@@ -1,0 +1,45 @@
+"""Configs: settings, the JSON schema generated from them, and the reader that applies it.
+
+The schema is the only judge of a config: workflow, command line, an editor and the tests all read the same one.
+"""
+
+from dawm.config.reading import as_mapping, load_experiment, load_yaml, parse_yaml, plain, read
+from dawm.config.reference import key_table
+from dawm.config.schema import json_schema
+from dawm.config.settings import (
+    AlgorithmsSettings,
+    AssessmentSettings,
+    AugmentationSettings,
+    Experiment,
+    ExportSettings,
+    InverseDynamicsSettings,
+    IQLSettings,
+    LearnerSettings,
+    Matrix,
+    SynthesisSettings,
+    TD3BCSettings,
+    WorldModelSettings,
+)
+
+__all__ = [
+    "AlgorithmsSettings",
+    "AssessmentSettings",
+    "AugmentationSettings",
+    "Experiment",
+    "ExportSettings",
+    "IQLSettings",
+    "InverseDynamicsSettings",
+    "LearnerSettings",
+    "Matrix",
+    "SynthesisSettings",
+    "TD3BCSettings",
+    "WorldModelSettings",
+    "as_mapping",
+    "json_schema",
+    "key_table",
+    "load_experiment",
+    "load_yaml",
+    "parse_yaml",
+    "plain",
+    "read",
+]

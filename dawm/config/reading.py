@@ -1,0 +1,157 @@
+"""Reading settings: YAML in, validated by the schema, a frozen dataclass out; one sentence for what does not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from pathlib import Path
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import jsonschema
+import yaml
+
+from dawm.config.schema import json_schema
+from dawm.config.settings import NAME, Experiment
+from dawm.errors import InputError
+
+T = TypeVar("T")
+LARGEST = 1e15  # whole numbers beyond it are not exact as float64
+
+# What PyYAML raises on odd dates, numbers and tags, beside its own errors.
+YAML_PROBLEMS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+def read(cls: type[T], values: Any, where: str) -> T:
+    """`values` (from YAML or JSON) as a settings dataclass. InputError: `where`, key, expected, found."""
+    if (strange := _no_json(values)) is not None:
+        raise InputError(f"{where}: {strange}")
+    errors = jsonschema.Draft202012Validator(json_schema(cls)).iter_errors(values)
+    error = jsonschema.exceptions.best_match(errors)
+    if error is not None:
+        raise InputError(f"{where}: {_sentence(error)}")
+    try:
+        return _build(cls, values)
+    except InputError as problem:
+        raise InputError(f"{where}: {problem}") from problem
+
+
+def load_experiment(path: Path) -> Experiment:
+    """The experiment in a YAML file."""
+    return read(Experiment, load_yaml(path), str(path))
+
+
+def load_yaml(path: Path) -> Any:
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable YAML file, found: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected YAML in UTF-8, found: {error}") from error
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Safe YAML: plain values only."""
+    try:
+        return yaml.safe_load(text)
+    except YAML_PROBLEMS as error:
+        raise InputError(f"{where}: expected YAML or JSON, found: {' '.join(str(error).split())}") from error
+
+
+def as_mapping(settings: Any) -> dict[str, Any]:
+    """The settings as plain JSON values, every default spelled out."""
+    return dataclasses.asdict(settings)
+
+
+def plain(value: Any) -> Any:
+    """The same with lists for tuples, as YAML writes them."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def _build(hint: Any, value: Any) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        hints, cls = get_type_hints(hint), cast(type, hint)
+        return cls(**{key: _build(hints[key], item) for key, item in value.items()})
+    if origin in (Union, types.UnionType):
+        return None if value is None else _build(arguments[0], value)
+    if origin is tuple:
+        return tuple(_build(arguments[0], item) for item in value)
+    if origin is dict:
+        return {key: _build(arguments[1], item) for key, item in value.items()}
+    return hint(value) if hint in (int, float) else value
+
+
+def _no_json(value: Any, key: str = "") -> str | None:
+    """A complaint about what YAML can say and JSON cannot: keys that are no texts, numbers without end."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if not isinstance(name, str):
+                return f"{key or 'the file'}: expected names as text, found {name!r} (put it into quotes)"
+            if complaint := _no_json(item, f"{key}.{name}".lstrip(".")):
+                return complaint
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            if complaint := _no_json(item, f"{key}.{number}".lstrip(".")):
+                return complaint
+    elif isinstance(value, (int, float)) and not abs(value) <= LARGEST:
+        return f"{key}: expected a number of at most {LARGEST:g} either way, found {str(value)[:20]}"
+    return None
+
+
+EXPECTED = {
+    "minimum": "at least {}",
+    "maximum": "at most {}",
+    "exclusiveMinimum": "more than {}",
+    "exclusiveMaximum": "less than {}",
+    "pattern": f"a name that matches {NAME}".replace("{", "{{").replace("}", "}}"),
+    "enum": "one of {}",
+    "minItems": "at least {} entries",
+    "minProperties": "at least {} entries",
+    "minLength": "at least {} characters",
+}
+KINDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "a text",
+    "object": "a mapping",
+    "array": "a list",
+    "null": "null",
+}
+
+
+def _sentence(error: jsonschema.exceptions.ValidationError) -> str:
+    key = ".".join(str(part) for part in error.absolute_path) or "the file"
+    rule, found = error.validator, error.instance
+    if rule == "anyOf":  # a value or null: the complaint is about the value
+        return _sentence(next(cause for cause in error.context if cause.relative_schema_path[0] == 0))
+    if rule == "additionalProperties":
+        known = error.schema["properties"]
+        unknown = next(name for name in found if name not in known)
+        prefix = "" if key == "the file" else f"{key}."
+        return f"{prefix}{unknown}: unknown key; expected one of {', '.join(known)}"
+    if rule == "required":
+        missing = next(name for name in error.validator_value if name not in found)
+        return f"{key}: the key {missing!r} is missing"
+    if rule == "uniqueItems":
+        twice = next(item for item in found if found.count(item) > 1)
+        return f"{key}: expected every entry once, found {twice!r} twice"
+    if rule == "type":
+        hint = ""
+        if error.validator_value in ("number", "integer") and isinstance(found, str) and _is_number(found):
+            hint = " (YAML reads this as text; write it with a point and a sign, as in 3.0e-4)"
+        return f"{key}: expected {KINDS[error.validator_value]}, found {found!r}{hint}"
+    expected = EXPECTED[rule].format(error.validator_value)
+    return f"{key}: expected {expected}, found {found!r}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
