@@ -19,6 +19,7 @@ from hdf5_files import hopper_columns, without, write_hdf5
 from dawm.cli import main
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import read_transitions
+from dawm.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = [
@@ -446,7 +447,8 @@ def test_seal_refuses_a_damaged_shard_by_name(reading, small, output, capsys):
     assert call(*reading("synthesize"), "--seal") == 2
     error = capsys.readouterr().err
     assert str(path) in error and error.count("\n") == 1
-    assert not (output / "provenance.json").exists()
+    with pytest.raises(InputError, match=path.name):  # the former seal stays, and does not cover the damage
+        read_transitions(open_sealed(output, "synthetic"))
 
 
 # --- data that cannot serve -------------------------------------------------------------------------------------
