@@ -6,13 +6,14 @@ export TORCH_INDEX
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check config-reference lock clean
+.PHONY: help setup run test check config-reference publish lock clean
 
 help:
 	@echo "make run     set up, then run the workflow (CORES=4, CONFIG=config/other.yaml; default: the quickstart)"
 	@echo "make test    set up, then run all tests"
 	@echo "make check   set up, then check style, types and the workflow"
 	@echo "make config-reference   write the config's schema and table of keys anew"
+	@echo "make publish run the quickstart and copy what the docs quote to results/published"
 	@echo "make lock    write requirements.lock anew from pyproject.toml"
 	@echo "make clean   remove .venv and caches, never results"
 	@echo "TORCH_INDEX=ADDRESS at the first 'make run' takes torch (CPU-only or CUDA) from that package index."
@@ -38,6 +39,13 @@ check: setup
 # The JSON schema and the table of keys, from the dataclasses in dawm/config/settings.py.
 config-reference: setup
 	$(PYTHON) -m dawm document-config --schema workflow/schemas/config.schema.json --keys config/README.md
+
+# What README.md and the docs quote of the quickstart.
+publish: run
+	mkdir -p results/published/quickstart/tables results/published/quickstart/figures
+	cp results/quickstart/tables/*.csv results/quickstart/tables/*.json results/published/quickstart/tables/
+	cp results/quickstart/figures/*.png results/published/quickstart/figures/
+	cp results/quickstart/report.html results/published/quickstart/
 
 lock:
 	@sh lock.sh
