@@ -27,51 +27,11 @@ def train_behaviour_policy(
     """
     try:
         import sbx
-        from stable_baselines3.common.callbacks import BaseCallback
         from stable_baselines3.common.noise import NormalActionNoise
     except ImportError as error:
         raise InputError(
             f"training behaviour policies needs sbx-rl ({error}); install it with: pip install 'dawm[behaviour]'"
         ) from error
-
-    class KeepCheckpoints(BaseCallback):
-        """Saves and evaluates the actor; the table is written as it grows."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.rows: list[dict[str, float]] = []
-            self.started = time.process_time()
-
-        def _on_step(self) -> bool:
-            if self.num_timesteps % every:
-                return True
-            policy = actor_of(self.model)
-            returns = episode_returns(task, policy, episodes, seed)
-            row = {
-                "step": self.num_timesteps,
-                "mean_return": round(float(np.mean(returns)), 1),
-                "std_return": round(float(np.std(returns)), 1),
-                "cpu_seconds": round(time.process_time() - self.started),
-            }
-            self.rows.append(row)
-            policy.save(
-                folder / f"{self.num_timesteps:08d}.safetensors",
-                {
-                    "environment": task.environment,
-                    "simulator": simulator_version(),
-                    "algorithm": algorithm,
-                    "seed": str(seed),
-                    "steps": str(self.num_timesteps),
-                    "mean_return": str(row["mean_return"]),
-                },
-            )
-            with open(folder / "checkpoints.csv", "w", newline="") as file:
-                writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(self.rows)
-            print(row, file=sys.stderr, flush=True)
-            return True
-
     folder.mkdir(parents=True, exist_ok=True)
     common = dict(
         learning_rate=1e-3 if algorithm == "td3" else 5e-4,
@@ -87,7 +47,37 @@ def train_behaviour_policy(
         model = sbx.TD3("MlpPolicy", task.make(), action_noise=noise, **common)
     else:
         model = sbx.SAC("MlpPolicy", task.make(), **common)
-    model.learn(steps, callback=KeepCheckpoints())
+    facts = {"algorithm": algorithm, "seed": str(seed)}
+    rows: list[dict[str, float]] = []
+    started = time.process_time()
+
+    def after_step(*_: object) -> bool:
+        if model.num_timesteps % every == 0:
+            returns = keep_checkpoint(task, actor_of(model), folder, model.num_timesteps, episodes, seed, facts)
+            rows.append(returns | {"cpu_seconds": round(time.process_time() - started)})
+            write_checkpoints(folder, rows)
+            print(rows[-1], file=sys.stderr, flush=True)
+        return True
+
+    model.learn(steps, callback=after_step)
+
+
+def keep_checkpoint(
+    task: Task, policy: BehaviourPolicy, folder: Path, step: int, episodes: int, seed: int, facts: dict[str, str]
+) -> dict[str, float]:
+    """Saves the actor under its step, with what it reached in its header; returns its row of the table."""
+    returns = episode_returns(task, policy, episodes, seed)
+    row = {"step": step, "mean_return": round(float(np.mean(returns)), 1)}
+    known = {"environment": task.environment, "simulator": simulator_version(), "steps": str(step)}
+    policy.save(folder / f"{step:08d}.safetensors", {**facts, **known, "mean_return": str(row["mean_return"])})
+    return row | {"std_return": round(float(np.std(returns)), 1)}
+
+
+def write_checkpoints(folder: Path, rows: list[dict[str, float]]) -> None:
+    with open(folder / "checkpoints.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def actor_of(model: object) -> BehaviourPolicy:
