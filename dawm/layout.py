@@ -64,6 +64,11 @@ class Layout:
         return self.root / "report.html"
 
 
+def shard_name(number: int, count: int) -> str:
+    width = max(5, len(str(count)))  # so that names sort like numbers
+    return f"shard-{number:0{width}d}-of-{count:0{width}d}.parquet"
+
+
 def runs(matrix: Matrix) -> Iterator[Run]:
     """Every RL run, in the order of the tables."""
     for dataset in matrix.datasets:

@@ -23,12 +23,12 @@ from dawm.data.transitions import (
     parse_shard,
     read_transitions,
     shard_identity,
-    shard_name,
     write_shard,
 )
 from dawm.data.windows import returns_to_go
 from dawm.errors import InputError
 from dawm.inverse_dynamics import InverseDynamics, load_inverse_dynamics
+from dawm.layout import shard_name
 from dawm.progress import Progress
 from dawm.randomness import generator
 from dawm.world_model.model import Imagined, WorldModel

@@ -14,8 +14,9 @@ import torch
 from dawm.config import ExportSettings, InverseDynamicsSettings, SynthesisSettings, WorldModelSettings
 from dawm.data.export import export
 from dawm.data.sealed import open_sealed, seal
-from dawm.data.transitions import Transitions, read_transitions, shard_name, write_shard
+from dawm.data.transitions import Transitions, read_transitions, write_shard
 from dawm.inverse_dynamics import train_inverse_dynamics
+from dawm.layout import shard_name
 from dawm.synthesis import seal_synthetic, synthesize_shard
 from dawm.world_model.training import train_world_model
 

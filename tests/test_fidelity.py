@@ -15,11 +15,12 @@ import torch
 from dawm.analysis.fidelity import Errors, assess, one_step_change, replay, still_copy, summarize
 from dawm.config import AssessmentSettings, InverseDynamicsSettings
 from dawm.data.sealed import open_sealed, seal
-from dawm.data.transitions import Transitions, read_transitions, shard_name, write_shard
+from dawm.data.transitions import Transitions, read_transitions, write_shard
 from dawm.environments.oracle import Oracle
 from dawm.environments.tasks import TASKS
 from dawm.errors import InputError
 from dawm.inverse_dynamics import infer, load_inverse_dynamics, train_inverse_dynamics
+from dawm.layout import shard_name
 
 SETTINGS = AssessmentSettings(rows=200)
 Judge = Callable[..., pd.DataFrame]

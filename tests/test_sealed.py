@@ -32,11 +32,11 @@ from dawm.data.transitions import (
     parse_shard,
     read_transitions,
     shard_identity,
-    shard_name,
     write_shard,
 )
 from dawm.errors import InputError
 from dawm.inverse_dynamics import load_inverse_dynamics
+from dawm.layout import shard_name
 from dawm.offline_rl.policy import load_policy
 from dawm.offline_rl.training import train_policy
 from dawm.world_model.training import load_world_model

@@ -11,10 +11,11 @@ import torch
 
 from dawm.config import InverseDynamicsSettings, SynthesisSettings
 from dawm.data.sealed import open_sealed
-from dawm.data.transitions import Transitions, concatenate, parse_shard, read_transitions, shard_name
+from dawm.data.transitions import Transitions, concatenate, parse_shard, read_transitions
 from dawm.data.windows import returns_to_go
 from dawm.errors import InputError
 from dawm.inverse_dynamics import load_inverse_dynamics, train_inverse_dynamics
+from dawm.layout import shard_name
 from dawm.synthesis import BLOCK, Parts, Plan, complete, seal_synthetic, synthesize_block, synthesize_shard
 from dawm.world_model.model import Imagined
 from dawm.world_model.training import load_world_model

@@ -10,7 +10,8 @@ from dawm.config import ExportSettings, as_mapping
 from dawm.data.files import only_writer
 from dawm.data.sealed import seal, unseal
 from dawm.data.sources import load_source
-from dawm.data.transitions import Transitions, shard_name, write_shard
+from dawm.data.transitions import Transitions, write_shard
+from dawm.layout import shard_name
 from dawm.randomness import generator
 
 

@@ -129,11 +129,6 @@ def concatenate(parts: Sequence[Transitions]) -> Transitions:
     return Transitions(**columns)
 
 
-def shard_name(number: int, count: int) -> str:
-    width = max(5, len(str(count)))  # so that names sort like numbers
-    return f"shard-{number:0{width}d}-of-{count:0{width}d}.parquet"
-
-
 def write_shard(path: Path, transitions: Transitions, identity: str = "") -> None:
     """One Parquet file, whole or not there. `identity` goes into its schema (see `shard_identity`)."""
     arrays, names = [], []

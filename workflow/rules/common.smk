@@ -9,7 +9,7 @@ sys.path.insert(0, workflow.basedir)
 
 from dawm.config import Experiment, as_mapping, read
 from dawm.errors import InputError
-from dawm.layout import Layout, Run, models, runs
+from dawm.layout import Layout, Run, models, runs, shard_name
 
 # `python` in a rule is the one that runs Snakemake, unless a conda environment is active; the package comes from here.
 shell.prefix(
@@ -93,7 +93,7 @@ def synthetic_option(wildcards):
 def shard_files(wildcards):
     count = experiment.synthesis.shards
     folder = layout.synthetic(wildcards.dataset, wildcards.seed)
-    return [str(folder / f"shard-{number:05d}-of-{count:05d}.parquet") for number in range(count)]
+    return [inside(folder, shard_name(number, count)) for number in range(count)]
 
 
 def module(name):
