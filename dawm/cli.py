@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,15 +12,15 @@ from typing import Any
 
 from dawm.errors import InputError
 
-Stage = Callable[[argparse.Namespace], None]
+Stage = Callable[[argparse.Namespace], int | None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one stage; returns the exit status."""
+    """Runs one stage; returns the exit status: 0, 1 for an inspection's alarm, 2 for bad input."""
     parsed = parser().parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
-        parsed.stage(parsed)
+        return parsed.stage(parsed) or 0
     except InputError as error:
         print(f"dawm {parsed.command}: {error}", file=sys.stderr)
         return 2
@@ -27,7 +28,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"dawm {parsed.command}: {where}{error.strerror or error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,6 +44,11 @@ def parser() -> argparse.ArgumentParser:
         return made
 
     command("export", _export, "make a sealed data set from a source", "settings", "output")
+    made = command("inspect", _inspect, "describe a data set and replay some of it in its simulator", "settings")
+    made.add_argument("dataset", help="a sealed folder, an HDF5 file or a source such as d4rl/hopper-medium-v2")
+    made.add_argument("--environment", metavar="ID", help="gymnasium's id, for a file that does not tell it")
+    made.add_argument("--output", type=Path, help="where the figure goes; default: inspections/NAME")
+    command("describe", _describe, "one table and figure of all inspected data sets", "results", "settings")
     models = ("dataset", "settings", "output", "seed", "device")
     command("train-world-model", _train_world_model, "train the diffusion world model", *models)
     command("train-inverse-dynamics", _train_inverse_dynamics, "train a = f(s, s')", *models)
@@ -85,10 +90,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--every", type=int, default=10_000, help="steps between two checkpoints")
     made.add_argument("--episodes", type=int, default=5, help="episodes of a checkpoint's evaluation")
     made.add_argument("--output", type=Path, required=True)
-    made = command("choose-behaviour", _choose_behaviour, "choose a ladder of checkpoints from early to medium")
-    made.add_argument("--checkpoints", type=Path, required=True)
+    made = command("choose-behaviour", _choose_behaviour, "choose the local suite's policies among checkpoints")
+    made.add_argument("--task", required=True, choices=["hopper", "halfcheetah", "walker2d"])
+    made.add_argument("--checkpoints", type=Path, required=True, help="folder that train-behaviour wrote")
     made.add_argument("--medium-return", type=float, required=True)
-    made.add_argument("--rungs", type=int, default=6)
+    made.add_argument("--rungs", type=int, default=6, help="checkpoints of the ladder from early to medium")
+    made.add_argument("--episodes", type=int, default=50, help="episodes of a candidate's evaluation with noise")
     made.add_argument("--output", type=Path, required=True)
     return root
 
@@ -139,6 +146,26 @@ def _export(parsed: argparse.Namespace) -> None:
     from dawm.data.export import export
 
     export(_settings(parsed, ExportSettings), parsed.output)
+
+
+def _inspect(parsed: argparse.Namespace) -> int:
+    from dawm.analysis.inspection import inspect, lines, save_inspection
+    from dawm.config import InspectionSettings
+
+    settings = _settings(parsed, InspectionSettings)
+    found = inspect(parsed.dataset, settings, parsed.environment)
+    slug = "-".join(re.findall("[a-z0-9]+", parsed.dataset.lower().removesuffix(".hdf5")))
+    output = parsed.output or Path("inspections", slug)
+    save_inspection(found, settings, output)
+    print(*lines(found), f"{'figure':<22}{output / 'inspection.png'}", sep="\n")
+    return 1 if found.physics.alarm else 0
+
+
+def _describe(parsed: argparse.Namespace) -> None:
+    from dawm.analysis.overview import describe
+    from dawm.config import Matrix
+
+    describe(parsed.results, _settings(parsed, Matrix))
 
 
 def _train_world_model(parsed: argparse.Namespace) -> None:
@@ -264,7 +291,14 @@ def _train_behaviour(parsed: argparse.Namespace) -> None:
 
 
 def _choose_behaviour(parsed: argparse.Namespace) -> None:
-    from dawm.environments.behaviour_training import choose_ladder
+    from dawm.environments.behaviour_training import choose_behaviour
+    from dawm.environments.tasks import TASKS
 
-    chosen = choose_ladder(parsed.checkpoints, parsed.output, medium_return=parsed.medium_return, rungs=parsed.rungs)
-    print(*chosen, sep="\n")
+    choose_behaviour(
+        TASKS[parsed.task],
+        parsed.checkpoints,
+        parsed.output,
+        medium_return=parsed.medium_return,
+        rungs=parsed.rungs,
+        episodes=parsed.episodes,
+    )

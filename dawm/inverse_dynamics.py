@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from dawm.config import InverseDynamicsSettings, as_mapping, read
-from dawm.data.normalizers import Standardizer
+from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.data.weights import load_weights
+from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.randomness import derived_seed, generator
 from dawm.training import Job, State, adam, cosine_rate, set_rate, train_and_seal
@@ -24,7 +25,7 @@ HELD_OUT_PAIRS = 4096
 
 
 class InverseDynamics(nn.Module):
-    """MLP on the standardised state and the standardised change s′ - s; a tanh keeps actions inside [-1, 1].
+    """MLP on the standardised state and the standardised change s′ - s; a tanh keeps actions inside their bounds.
 
     Ding et al. 2024 (§6.8, their Decision Diffuser) use three layers of 1024 on (s, s′); the change is given here
     because a step's change is small beside the states' spread.
@@ -34,6 +35,7 @@ class InverseDynamics(nn.Module):
         super().__init__()
         self.states = Standardizer(observation_dim)
         self.changes = Standardizer(observation_dim)
+        self.actions = ActionScaler(action_dim)
         layers: list[nn.Module] = []
         width = 2 * observation_dim
         for _ in range(settings.layers):
@@ -42,7 +44,11 @@ class InverseDynamics(nn.Module):
         self.network = nn.Sequential(*layers, nn.Linear(width, action_dim), nn.Tanh())
 
     def forward(self, observation: Tensor, next_observation: Tensor) -> Tensor:
-        """observation, next_observation [..., obs_dim] in raw units; returns actions [..., act_dim] in [-1, 1]."""
+        """observation, next_observation [..., obs_dim], returns actions [..., act_dim]; all in raw units."""
+        return self.actions.decode(self.scaled_action(observation, next_observation))
+
+    def scaled_action(self, observation: Tensor, next_observation: Tensor) -> Tensor:
+        """The same with actions in [-1, 1], as the loss sees them."""
         change = self.changes.encode(next_observation - observation)
         return self.network(torch.cat([self.states.encode(observation), change], dim=-1))
 
@@ -66,6 +72,8 @@ def train_inverse_dynamics(
     tested = to_tensors(transitions.take(usable & held_out), device)
     model.states = Standardizer.fit(seen[0].cpu())
     model.changes = Standardizer.fit((seen[1] - seen[0]).cpu())
+    task = task_of_metadata(data.metadata)
+    model.actions = ActionScaler.between(task.action_low, task.action_high)
     model.to(device)
     optimizer = adam(model.parameters(), settings.learning_rate)
 
@@ -74,7 +82,7 @@ def train_inverse_dynamics(
         rows = generator(seed, "inverse-dynamics", "step", step).integers(len(seen[0]), size=settings.batch_size)
         observation, successor, action = (column[torch.from_numpy(rows)] for column in seen)
         torch.manual_seed(derived_seed(seed, "inverse-dynamics", "dropout", step))
-        loss = nn.functional.mse_loss(model(observation, successor), action)
+        loss = nn.functional.mse_loss(model.scaled_action(observation, successor), model.actions.encode(action))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

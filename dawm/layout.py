@@ -36,6 +36,14 @@ class Layout:
     def dataset(self, dataset: str) -> Path:
         return self.root / "datasets" / dataset
 
+    def inspection(self, dataset: str) -> Path:
+        return self.root / "inspections" / dataset
+
+    @property
+    def overview(self) -> Path:
+        """Of the data sets."""
+        return self.root / "overview"
+
     def world_model(self, dataset: str, seed: int | str) -> Path:
         return self.root / "world-models" / dataset / f"seed-{seed}"
 

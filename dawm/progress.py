@@ -16,7 +16,7 @@ class Progress:
 
     def advance(self, count: int = 1, note: str = "") -> None:
         self.step += count
-        if self.step < self.total and self.step % 32:
+        if self.step < self.total and count < 32 and self.step % 32:
             return  # looking at the clock costs more than a simulator's small step
         now = time.monotonic()
         if now - self.printed >= self.interval or self.step >= self.total:

@@ -35,6 +35,7 @@ from dawm.world_model.model import Imagined, WorldModel
 from dawm.world_model.training import load_world_model
 
 BLOCK = 256
+COPIED_FACTS = ("environment", "environment_settings", "observation_dim", "action_dim")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +156,7 @@ def complete(
     states, rewards = imagined.states.numpy(), imagined.rewards.numpy()
     terminals = imagined.terminals.numpy()
     batch, steps = rewards.shape
-    inferred = inverse_dynamics(imagined.states[:, :-1], imagined.states[:, 1:]).numpy().clip(-1.0, 1.0)
+    inferred = inverse_dynamics(imagined.states[:, :-1], imagined.states[:, 1:]).numpy()
     actions = np.concatenate([action[:, None], inferred[:, 1:]], axis=1)
     ended_before = np.cumsum(terminals, axis=1) - terminals > 0
     keep = (kept[:, None] & ~ended_before).ravel()
@@ -203,7 +204,7 @@ def seal_synthetic(
             rows += len(shard)
             terminals += int(shard.terminal.sum())
         unseal(output)
-        facts = {key: parts.data.metadata[key] for key in ("environment", "observation_dim", "action_dim")}
+        facts = {key: parts.data.metadata[key] for key in COPIED_FACTS if key in parts.data.metadata}
         seal(
             output,
             "synthetic",

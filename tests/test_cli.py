@@ -224,7 +224,7 @@ def test_shards_one_by_one_and_then_the_seal_make_the_same_folder(small, output)
 def test_settings_may_come_from_a_file(tmp_path, output):
     source = write_hdf5(tmp_path / "mine.hdf5", hopper_columns())
     settings = tmp_path / "export.yaml"
-    settings.write_text(f"source: 'hdf5:{source}'\nenvironment: Hopper-v4\n")
+    settings.write_text(f"source: 'hdf5:{source}'\nenvironment: {{id: Hopper-v4}}\n")
     assert call("export", "--settings", settings, "--output", output) == 0
     assert open_sealed(output, "dataset").metadata["rows"] == 16
 
@@ -232,23 +232,24 @@ def test_settings_may_come_from_a_file(tmp_path, output):
 # --- bad settings and options -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["local/hopper-expert", "local/", "local/../x"])
+@pytest.mark.parametrize("name", ["local/hopper-full-replay", "local/", "local/../x"])
 def test_unknown_local_data_set_is_refused_with_the_known_ones(refused, output, name):
     message = refused("export", "--settings", json.dumps({"source": name}), "--output", output)
-    assert message.startswith("dawm export: source: expected one of local/hopper-medium-replay")
+    assert message.startswith("dawm export: source: expected one of local/hopper-random, local/hopper-medium, ")
     assert message.endswith(f"found {name}")
 
 
-@pytest.mark.parametrize("name", ["d4rl/hopper-medium-v2", "hopper", "HDF5:x", "/data/hopper_medium-v2.hdf5"])
+@pytest.mark.parametrize("name", ["hopper", "HDF5:x", "/data/hopper_medium-v2.hdf5", "random:Pendulum-v1"])
 def test_unknown_kind_of_source_is_refused(refused, output, name):
     message = refused("export", "--settings", json.dumps({"source": name}), "--output", output)
-    assert message == f"dawm export: source: expected local/NAME or hdf5:PATH, found {name!r}"
+    known = "local/NAME, d4rl/NAME, minari/ID, hdf5:PATH or random (with `environment`)"
+    assert message == f"dawm export: source: expected {known}, found {name!r}"
 
 
 def test_environment_that_does_not_fit_a_local_source_is_refused(refused, output):
-    settings = json.dumps({"source": "local/hopper-medium-replay", "environment": "Walker2d-v4"})
+    settings = json.dumps({"source": "local/hopper-medium-replay", "environment": {"id": "Walker2d-v4"}})
     message = refused("export", "--settings", settings, "--output", output)
-    assert "environment: expected null or Hopper-v4, found Walker2d-v4" in message
+    assert "environment: expected null for local/hopper-medium-replay, which is made in Hopper-v4" in message
 
 
 SETTINGS = {

@@ -16,6 +16,7 @@ from dawm.data.transitions import Transitions
 from dawm.inverse_dynamics import InverseDynamics, infer, load_inverse_dynamics, train_inverse_dynamics
 
 EPISODES, LENGTH = 40, 50
+TWO_ACTIONS = "Reacher-v5"  # an environment with as many actions, bounded by ±1
 HELD_OUT = [3, 17, 29, 38]
 
 
@@ -49,7 +50,7 @@ def rows() -> Transitions:
 def trained(rows: Transitions, seal_dataset: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = InverseDynamicsSettings(hidden=64, batch_size=128, learning_rate=3e-3, gradient_steps=600)
     folder = tmp_path_factory.mktemp("inverse-dynamics")
-    train_inverse_dynamics(seal_dataset(rows, HELD_OUT), settings, folder, seed=0)
+    train_inverse_dynamics(seal_dataset(rows, HELD_OUT, environment=TWO_ACTIONS), settings, folder, seed=0)
     return folder
 
 
@@ -123,7 +124,7 @@ def test_terminal_rows_are_learned_from_only_where_their_successors_are_known(
     for name, shift in (("one", 0.0), ("other", 5.0)):
         successor = rows.next_observation + np.float32(shift) * rows.terminal[:, None]
         altered = dataclasses.replace(rows, next_observation=successor)
-        folder = seal_dataset(altered, HELD_OUT, terminal_successors_known=known)
+        folder = seal_dataset(altered, HELD_OUT, environment=TWO_ACTIONS, terminal_successors_known=known)
         train_inverse_dynamics(folder, settings, tmp_path / name, seed=0)
         weights.append((tmp_path / name / "model.safetensors").read_bytes())
     assert (weights[0] == weights[1]) == (not known)
@@ -131,7 +132,7 @@ def test_terminal_rows_are_learned_from_only_where_their_successors_are_known(
 
 def test_seed_decides_the_weights(rows: Transitions, seal_dataset: Callable[..., Path], tmp_path: Path) -> None:
     settings = InverseDynamicsSettings(hidden=16, batch_size=32, gradient_steps=3)
-    folder = seal_dataset(rows, HELD_OUT)
+    folder = seal_dataset(rows, HELD_OUT, environment=TWO_ACTIONS)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train_inverse_dynamics(folder, settings, tmp_path / name, seed=seed)
     first, again, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")

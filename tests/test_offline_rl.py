@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from dawm.config import IQLSettings, TD3BCSettings
-from dawm.data.normalizers import Standardizer
+from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import open_sealed, seal
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.data.weights import save_weights
@@ -309,7 +309,7 @@ def imagined(synthetic: Path) -> Transitions:
 
 
 def mixture(real: Transitions, imagined: Transitions | None, fraction: float, scale: float = 1.0) -> Mixture:
-    return Mixture(real, imagined, fraction, observation_normalizer(real, True), scale)
+    return Mixture(real, imagined, fraction, observation_normalizer(real, True), ActionScaler(3), scale)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 0.5, 1.0])
@@ -456,13 +456,13 @@ def test_reloaded_policy_earns_what_it_earned_when_it_was_saved(policies: dict[s
 def test_reloaded_policy_acts_bit_for_bit_as_the_saved_one(transitions: Transitions, tmp_path: Path) -> None:
     torch.manual_seed(0)
     actor = Actor(11, 3, HIDDEN)
-    policy = DeterministicPolicy(observation_normalizer(transitions, True), actor)
+    policy = DeterministicPolicy(observation_normalizer(transitions, True), actor, ActionScaler(3))
     save_weights(tmp_path / "policy.safetensors", policy)
     seal(tmp_path, "policy", files=["policy.safetensors"], settings={}, metadata=policy.facts())
     loaded, _ = load_policy(tmp_path)
     before, after = policy.act(transitions.observation[:100]), loaded.act(transitions.observation[:100])
     assert before.dtype == np.float32 and before.tobytes() == after.tobytes()
-    unnormalised = DeterministicPolicy(Standardizer(11), actor).act(transitions.observation[:100])
+    unnormalised = DeterministicPolicy(Standardizer(11), actor, ActionScaler(3)).act(transitions.observation[:100])
     assert not np.allclose(before, unnormalised)
 
 
@@ -474,7 +474,8 @@ def test_policy_acts_by_the_tanh_of_its_mean_network(policies: dict[str, Path], 
     np.testing.assert_allclose(
         policy.act(transitions.observation[:50]), np.tanh(numpy_mlp(actor, x)), rtol=1e-3, atol=1e-4
     )
-    assert set(w) == {"observations.mean", "observations.std", "observations.low", "observations.high"} | {
+    normalizers = {"observations.mean", "observations.std", "observations.low", "observations.high"}
+    assert set(w) == normalizers | {"actions.low", "actions.high"} | {
         f"actor.network.{layer}.{kind}" for layer in (0, 2, 4) for kind in ("weight", "bias")
     }
 

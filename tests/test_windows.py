@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dawm.data.normalizers import MinMaxScaler, Standardizer
+from dawm.data.normalizers import ActionScaler, MinMaxScaler, Standardizer
 from dawm.data.transitions import Transitions
 from dawm.data.windows import Windows, returns_to_go
 
@@ -30,11 +30,11 @@ def toy(lengths: tuple[int, ...] = LENGTHS, ends: tuple[str, ...] = ENDS) -> Tra
     )
 
 
-def identities() -> tuple[Standardizer, MinMaxScaler]:
+def identities() -> tuple[Standardizer, MinMaxScaler, ActionScaler]:
     """Normalizers that change nothing."""
     rewards = MinMaxScaler()
     rewards.low = torch.tensor(-1.0)
-    return Standardizer(2), rewards
+    return Standardizer(2), rewards, ActionScaler(1)
 
 
 def windows_of(
@@ -132,7 +132,7 @@ def test_window_after_a_terminal_is_padded_and_only_the_terminal_counts_there() 
 def test_padding_has_reward_zero_in_the_models_units() -> None:
     data = toy((2,), ("terminal",))
     rewards = MinMaxScaler.fit(torch.tensor([1.0, 4.0]))  # raw 0 would be -5/3
-    windows = Windows(data, np.ones(2, bool), 4, returns_to_go(data, 0.9), Standardizer(2), rewards)
+    windows = Windows(data, np.ones(2, bool), 4, returns_to_go(data, 0.9), Standardizer(2), rewards, ActionScaler(1))
     found = windows.batch(torch.tensor([0])).rows[0, :, 2]
     expected = [*(2 * (data.reward.astype(float) - 1) / 3 - 1), 0, 0]
     np.testing.assert_allclose(found, expected, rtol=1e-5)

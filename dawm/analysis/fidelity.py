@@ -16,7 +16,7 @@ from dawm.data.files import only_writer, write_text
 from dawm.data.sealed import open_sealed, seal, unseal
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.environments.oracle import Oracle
-from dawm.environments.tasks import task_of_environment
+from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.inverse_dynamics import InverseDynamics, infer, load_inverse_dynamics, usable_pairs
 from dawm.randomness import derived_seed, generator
@@ -89,7 +89,7 @@ def assess(
     if not held_out.any():
         raise InputError(f"{dataset}: expected held-out episodes with true successors to judge by, found none")
     change = one_step_change(transitions)
-    oracle = Oracle(task_of_environment(data.metadata["environment"]))
+    oracle = Oracle(task_of_metadata(data.metadata))
 
     groups = {(REAL, 0): transitions.take(held_out)}
     still = groups[REAL, 0]

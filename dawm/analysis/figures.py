@@ -70,19 +70,22 @@ def learning_curves(sealed: Sealed) -> Figure:
     figure, panels = grid(curves)
     for (dataset, algorithm), axes in panels.items():
         chosen = curves[(curves["dataset"] == dataset) & (curves["algorithm"] == algorithm)]
+        scored = chosen["normalized_score"].notna().any()
+        quantity = "normalized_score" if scored else "return_mean"
         for arm, group in chosen.groupby("augmentation", sort=False):
             color = colors[arm]
-            table = group.pivot_table(index="step", columns="seed", values="normalized_score")
+            table = group.pivot_table(index="step", columns="seed", values=quantity)
             steps, mean = table.index.to_numpy(), table.mean(axis=1).to_numpy()
             interval = np.array([bootstrap_interval(row, np.mean, seed=0) for row in table.to_numpy()])
             axes.fill_between(steps, interval[:, 0], interval[:, 1], color=color, alpha=0.18, linewidth=0)
             axes.plot(steps, mean, color=color, label=arm)
-        behaviour = datasets.set_index("dataset").loc[dataset, "normalized_score_mean"]
+        behaviour = datasets.set_index("dataset").loc[dataset, "normalized_score_mean" if scored else "return_mean"]
         axes.axhline(behaviour, color=GREY, linestyle=":", linewidth=1.2, label="mean of the data")
         axes.set_title(f"{dataset}, {ALGORITHMS.get(algorithm, algorithm)}")
-        axes.set_ylim(bottom=min(0.0, chosen["normalized_score"].min()))
+        axes.set_ylim(bottom=min(0.0, chosen[quantity].min()))
+        axes.set_ylabel("normalised score" if scored else "return")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
-    label_grid(panels, "gradient steps", "normalised score")
+    label_grid(panels, "gradient steps")
     return figure
 
 
@@ -93,20 +96,21 @@ def score_intervals(sealed: Sealed) -> Figure:
     for (dataset, algorithm), axes in panels.items():
         chosen = scores[(scores["dataset"] == dataset) & (scores["algorithm"] == algorithm)]
         arms = list(chosen["augmentation"].unique())
+        scored = chosen["normalized_score_mean10"].notna().any()
+        quantity = "normalized_score_mean10" if scored else "return_last"
         for place, arm in enumerate(arms):
             color = colors[arm]
-            values = chosen.loc[chosen["augmentation"] == arm, "normalized_score_mean10"].to_numpy()
+            values = chosen.loc[chosen["augmentation"] == arm, quantity].to_numpy()
             low, high = bootstrap_interval(values, interquartile_mean, seed=0)
             axes.plot([low, high], [place, place], color=color, alpha=0.35, linewidth=7, solid_capstyle="butt")
             axes.plot(interquartile_mean(values), place, "|", color=color, markersize=14, markeredgewidth=2.5)
             axes.plot(values, np.full(len(values), place), "o", color=color, markersize=4, markeredgecolor="white")
         axes.set_yticks(range(len(arms)), arms)
         axes.set_ylim(len(arms) - 0.5, -0.5)
-        axes.set_xlim(left=min(0.0, chosen["normalized_score_mean10"].min()))
+        axes.set_xlim(left=min(0.0, chosen[quantity].min()))
+        axes.set_xlabel("normalised score" if scored else "return of the last evaluation")
         axes.grid(axis="y", visible=False)
         axes.set_title(f"{dataset}, {ALGORITHMS.get(algorithm, algorithm)}")
-    for axes in panels.values():
-        axes.set_xlabel("normalised score")
     return figure
 
 
@@ -124,6 +128,12 @@ def fidelity_by_horizon(sealed: Sealed) -> Figure:
     for row, dataset in zip(grid_axes, datasets, strict=True):
         for axes, (quantity, label) in zip(row, quantities.items(), strict=True):
             chosen = table[(table["dataset"] == dataset) & (table["quantity"] == quantity)]
+            axes.set_title(dataset)
+            axes.set_xlabel("horizon step")
+            axes.set_ylabel(label)
+            if chosen["value"].isna().all():
+                axes.text(0.5, 0.5, "could not be replayed", ha="center", color=GREY, transform=axes.transAxes)
+                continue
             imagined = chosen[chosen["horizon_step"] > 0]
             for arm, group in imagined.groupby("augmentation"):
                 color = colors.get(arm, COLORS[-2])
@@ -137,9 +147,6 @@ def fidelity_by_horizon(sealed: Sealed) -> Figure:
             axes.set_ylim(top=1.6 * ceiling)
             axes.legend(loc="center right")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.set_title(dataset)
-            axes.set_xlabel("horizon step")
-            axes.set_ylabel(label)
     return figure
 
 
@@ -155,11 +162,13 @@ def inferred_actions(sealed: Sealed) -> Figure:
     for axes, dimension in zip(axes_row[0], dimensions, strict=True):
         chosen = pairs[pairs["dimension"] == dimension]
         error = (chosen["true_action"] - chosen["inferred_action"]).abs().mean()
-        axes.plot([-1, 1], [-1, 1], color=GREY, linewidth=1)
+        ends = np.array([chosen["true_action"].min(), chosen["true_action"].max()])
+        axes.plot(ends, ends, color=GREY, linewidth=1)
         axes.plot(
             chosen["true_action"], chosen["inferred_action"], ".", color=COLORS[0], alpha=0.3, markersize=4, mew=0
         )
-        axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", xlabel="true action")
+        margin = 0.025 * np.ptp(ends) * np.array([-1, 1])
+        axes.set(xlim=ends + margin, ylim=ends + margin, aspect="equal", xlabel="true action")
         axes.set_title(f"action {dimension}: mean error {error:.3f}", fontsize=9)
     axes_row[0][0].set_ylabel("inferred action")
     return figure
@@ -186,9 +195,7 @@ def grid(table: pd.DataFrame, height: float = 2.9) -> tuple[Figure, dict[tuple[s
     }
 
 
-def label_grid(panels: dict[tuple[str, str], Axes], x: str, y: str) -> None:
+def label_grid(panels: dict[tuple[str, str], Axes], x: str) -> None:
     for axes in panels.values():
         axes.set_xlabel(x)
-    first = next(iter(panels.values()))
-    first.set_ylabel(y)
     list(panels.values())[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))

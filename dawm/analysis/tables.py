@@ -13,7 +13,7 @@ from dawm.analysis.statistics import bootstrap_interval, interquartile_mean
 from dawm.config import Matrix, as_mapping
 from dawm.data.files import only_writer, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
-from dawm.environments.tasks import task_of_environment
+from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.layout import Layout, Run, models, runs
 
@@ -116,7 +116,7 @@ def summary_rows(scores: pd.DataFrame) -> Iterator[dict[str, object]]:
 
 def dataset_row(name: str, sealed: Sealed) -> dict[str, object]:
     facts = sealed.metadata
-    score = task_of_environment(facts["environment"]).normalized_score
+    score = task_of_metadata(facts).normalized_score
     return {
         "dataset": name,
         "source": facts["source"],

@@ -144,7 +144,8 @@ def _sentence(error: jsonschema.exceptions.ValidationError) -> str:
         hint = ""
         if error.validator_value in ("number", "integer") and isinstance(found, str) and _is_number(found):
             hint = " (YAML reads this as text; write it with a point and a sign, as in 3.0e-4)"
-        return f"{key}: expected {KINDS[error.validator_value]}, found {found!r}{hint}"
+        kinds = [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
+        return f"{key}: expected {' or '.join(KINDS[kind] for kind in kinds)}, found {found!r}{hint}"
     expected = EXPECTED[rule].format(error.validator_value)
     return f"{key}: expected {expected}, found {found!r}"
 

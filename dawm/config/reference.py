@@ -13,12 +13,16 @@ from dawm.config.schema import json_schema
 from dawm.config.settings import (
     AssessmentSettings,
     AugmentationSettings,
+    BoundSettings,
+    EnvironmentSettings,
     Experiment,
     ExportSettings,
+    InspectionSettings,
     InverseDynamicsSettings,
     IQLSettings,
     SynthesisSettings,
     TD3BCSettings,
+    TerminationSettings,
     WorldModelSettings,
 )
 
@@ -28,6 +32,10 @@ def key_table() -> str:
     sections = [
         ("", Experiment),
         ("datasets.NAME", ExportSettings),
+        ("datasets.NAME.environment", EnvironmentSettings),
+        ("datasets.NAME.environment.termination", TerminationSettings),
+        ("datasets.NAME.environment.termination.alive, goal", BoundSettings),
+        ("inspection", InspectionSettings),
         ("world_model", WorldModelSettings),
         ("inverse_dynamics", InverseDynamicsSettings),
         ("synthesis", SynthesisSettings),

@@ -33,7 +33,10 @@ def _schema_of(hint: Any) -> dict[str, Any]:
     if origin is Literal:
         return {"enum": list(arguments)}
     if origin in (Union, types.UnionType):
-        return {"anyOf": [_schema_of(arguments[0]), {"type": "null"}]}
+        kinds = [_schema_of(kind) for kind in arguments if kind is not types.NoneType]
+        if len(kinds) > 1:  # plain values of several types
+            return {"type": [kind["type"] for kind in kinds] + ["null"]}
+        return {"anyOf": [*kinds, {"type": "null"}]}
     if origin is tuple:
         return {"type": "array", "items": _schema_of(arguments[0])}
     if origin is dict:

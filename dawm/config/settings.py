@@ -21,17 +21,53 @@ def setting(doc: str, default: Any = MISSING, **schema: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BoundSettings:
+    """An open interval of one dimension of an observation."""
+
+    dimension: int = setting("which dimension, from 0", minimum=0)
+    above: float | None = setting("its lower end; null: none", None)
+    below: float | None = setting("its upper end; null: none", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TerminationSettings:
+    """When a state is terminal: once a bound of `alive` is left, or all bounds of `goal` hold. `{}` is never."""
+
+    alive: tuple[BoundSettings, ...] = setting("intervals that an episode must not leave", ())
+    goal: tuple[BoundSettings, ...] = setting("intervals that together end an episode", ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentSettings:
+    """A gymnasium environment with Box spaces. MuJoCo's Hopper, HalfCheetah and Walker2d, v4 and v5, need only `id`."""
+
+    id: str = setting("gymnasium's id, such as `Pendulum-v1`; `module:Name-v0` imports the module first", minLength=1)
+    arguments: dict[str, bool | float | str | None] = setting("further arguments of `gymnasium.make`", dict)
+    max_episode_steps: int | None = setting("time limit; null: the environment's own", None, minimum=1)
+    reference_min: float | None = setting("return that scores 0; null: the known one, or no scores", None)
+    reference_max: float | None = setting("return that scores 100; null: the known one, or no scores", None)
+    termination: TerminationSettings | None = setting("when a state is terminal; null: the known one, or unknown", None)
+
+    def __post_init__(self) -> None:
+        low, high = self.reference_min, self.reference_max
+        if (low is None) != (high is None):
+            raise InputError("reference_min, reference_max: expected both or neither, found one")
+        if low is not None and high is not None and not low < high:
+            raise InputError(f"reference_max: expected more than reference_min ({low}), found {high}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportSettings:
     """Stage `export`: one data set."""
 
     source: str = setting(
-        "`local/hopper-medium-replay` (collected here) or `hdf5:PATH` (a file in D4RL's layout)",
+        "`local/hopper-medium` and so on (collected here), `d4rl/hopper-medium-v2` and so on, `minari/ID`, `hdf5:PATH` "
+        "(a file in D4RL's layout), `random` (uniformly random actions in `environment`)",
         minLength=1,
     )
-    environment: str | None = setting(
-        "gymnasium id of an HDF5 file's environment; null: known from D4RL's file name", None
-    )
+    environment: EnvironmentSettings | None = setting("where it belongs; null: the source tells it", None)
     transitions: int | None = setting("how many to collect; null: the source's own number", None, minimum=1000)
+    base_url: str | None = setting("where D4RL's files are fetched from; null: their own server", None, minLength=1)
     rows_per_shard: int = setting("rows of one Parquet shard", 100_000, minimum=1)
     held_out_fraction: float = setting(
         "share of episodes that world model and inverse dynamics never see", 0.1, exclusiveMinimum=0, maximum=0.5
@@ -162,6 +198,14 @@ class AssessmentSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InspectionSettings:
+    """Stage `inspect`: what is in a data set, and whether it obeys the physics of its environment."""
+
+    rows: int = setting("most transitions replayed in the simulator", 1000, minimum=1)
+    seed: int = setting("seed of the drawn rows", 0, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One experiment: everything that `snakemake` is asked for."""
 
@@ -175,6 +219,7 @@ class Experiment:
         items={"minimum": 0},
     )
     datasets: dict[str, ExportSettings] = setting("the data sets by name", minProperties=1)
+    inspection: InspectionSettings = setting("what `snakemake datasets` looks at", InspectionSettings)
     world_model: WorldModelSettings = setting("diffusion world model", WorldModelSettings)
     inverse_dynamics: InverseDynamicsSettings = setting("inverse dynamics model", InverseDynamicsSettings)
     synthesis: SynthesisSettings = setting("synthetic transitions", SynthesisSettings)
@@ -187,6 +232,12 @@ class Experiment:
             raise InputError(
                 f"synthesis.sampling_steps: expected at most world_model.diffusion_steps "
                 f"({self.world_model.diffusion_steps}), found {self.synthesis.sampling_steps}"
+            )
+        minari = [name for name, dataset in self.datasets.items() if dataset.source.startswith("minari/")]
+        if 0 < len(minari) < len(self.datasets):
+            raise InputError(
+                f"datasets.{minari[0]}: Minari's data sets come from other policies and environments than D4RL's and "
+                "ours, so that their scores share no table; make an experiment of their own for them"
             )
         if not self.algorithm_names:
             raise InputError("algorithms: expected settings of at least one learner, found only null")

@@ -1,7 +1,11 @@
-"""Stage `export`: a source becomes a sealed data set of Parquet shards, with its held-out episodes chosen for good."""
+"""Stage `export`: a source becomes a sealed data set of Parquet shards, with its held-out episodes chosen for good.
+
+Rows are passed on in blocks, so that a data set of any size needs the memory of a shard.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +13,7 @@ import numpy as np
 from dawm.config import ExportSettings, as_mapping
 from dawm.data.files import only_writer
 from dawm.data.sealed import seal, unseal
-from dawm.data.sources import load_source
+from dawm.data.sources import Columns, open_source
 from dawm.data.transitions import Transitions, write_shard
 from dawm.layout import shard_name
 from dawm.randomness import generator
@@ -17,19 +21,19 @@ from dawm.randomness import generator
 
 def export(settings: ExportSettings, output: Path) -> None:
     """Writes `output`/shard-*.parquet, metadata.json and provenance.json (kind "dataset")."""
-    data = load_source(settings)
-    transitions, task = data.transitions, data.task
-    returns = episode_returns(transitions)
-    held_out = hold_out(len(returns), settings.held_out_fraction, settings.seed)
-    count = -(-len(transitions) // settings.rows_per_shard)
+    source = open_source(settings)
+    count = -(-source.rows // settings.rows_per_shard)
+    names = [shard_name(number, count) for number in range(count)]
+    tally = Tally()
     with only_writer(output):
         unseal(output)
         for old in output.glob("shard-*.parquet"):
             old.unlink()
-        names = [shard_name(number, count) for number in range(count)]
-        for number, name in enumerate(names):
-            rows = slice(number * settings.rows_per_shard, (number + 1) * settings.rows_per_shard)
-            write_shard(output / name, transitions.take(rows))
+        for name, columns in zip(names, regrouped(source.blocks, settings.rows_per_shard), strict=True):
+            transitions = Transitions.real(**columns, first=tally.next_row)
+            tally.add(transitions)
+            write_shard(output / name, transitions)
+        returns = np.array(tally.returns)
         seal(
             output,
             "dataset",
@@ -37,22 +41,60 @@ def export(settings: ExportSettings, output: Path) -> None:
             settings=as_mapping(settings),
             seed=settings.seed,
             metadata={
-                **data.facts,
-                "environment": task.environment,
-                "observation_dim": task.observation_dim,
-                "action_dim": task.action_dim,
-                "reference_min": task.reference_min,
-                "reference_max": task.reference_max,
-                "rows": len(transitions),
+                **source.facts,
+                **source.task.facts(),
+                "rows": source.rows,
                 "episodes": len(returns),
-                "terminals": int(transitions.terminal.sum()),
-                "timeouts": int(transitions.timeout.sum()),
+                "terminals": tally.terminals,
+                "timeouts": tally.timeouts,
                 "mean_return": float(returns.mean()),
                 "smallest_return": float(returns.min()),
                 "largest_return": float(returns.max()),
-                "held_out_episodes": held_out.tolist(),
+                "held_out_episodes": hold_out(len(returns), settings.held_out_fraction, settings.seed).tolist(),
             },
         )
+
+
+class Tally:
+    """What is counted while shards go by: returns of the episodes, terminals, timeouts, where the next row stands."""
+
+    def __init__(self) -> None:
+        self.returns: list[float] = []
+        self.terminals = self.timeouts = 0
+        self.next_row = (0, 0)
+
+    def add(self, transitions: Transitions) -> None:
+        first = int(transitions.episode[0])
+        sums = np.bincount(transitions.episode - first, weights=transitions.reward.astype(np.float64))
+        if first < len(self.returns):  # goes on from the shard before
+            sums[0] += self.returns.pop()
+        self.returns += sums.tolist()
+        self.terminals += int(transitions.terminal.sum())
+        self.timeouts += int(transitions.timeout.sum())
+        ended = transitions.terminal[-1] | transitions.timeout[-1]
+        episode, step = int(transitions.episode[-1]), int(transitions.step[-1])
+        self.next_row = (episode + 1, 0) if ended else (episode, step + 1)
+
+
+def regrouped(blocks: Iterator[Columns], rows: int) -> Iterator[dict[str, np.ndarray]]:
+    """The same rows in blocks of `rows`, the last one of what is left."""
+    waiting: list[Columns] = []
+    held = 0
+    for block in blocks:
+        waiting.append(block)
+        held += len(block["reward"])
+        while held >= rows:
+            whole = _joined(waiting)
+            yield {name: column[:rows] for name, column in whole.items()}
+            waiting, held = [{name: column[rows:] for name, column in whole.items()}], held - rows
+    if held:
+        yield _joined(waiting)
+
+
+def _joined(blocks: list[Columns]) -> dict[str, np.ndarray]:
+    if len(blocks) == 1:
+        return dict(blocks[0])
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def episode_returns(transitions: Transitions) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -43,6 +44,32 @@ class Standardizer(nn.Module):
     def encoded_range(self) -> tuple[Tensor, Tensor]:
         """The data's smallest and largest value per dimension, encoded."""
         return self.encode(self.low), self.encode(self.high)
+
+
+class ActionScaler(nn.Module):
+    """Actions within their bounds ↔ [-1, 1], per dimension; the identity for bounds of ±1."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("low", -torch.ones(dim))
+        self.register_buffer("high", torch.ones(dim))
+
+    @classmethod
+    def between(cls, low: Sequence[float], high: Sequence[float]) -> Self:
+        """low, high: bounds of each dimension, in the environment's units."""
+        made = cls(len(low))
+        made.low, made.high = torch.tensor(low), torch.tensor(high)
+        return made
+
+    def encode(self, values: Tensor) -> Tensor:
+        return (values - (self.high + self.low) / 2) / ((self.high - self.low) / 2)
+
+    def decode(self, values: Tensor) -> Tensor:
+        scaled = values * ((self.high - self.low) / 2) + (self.high + self.low) / 2
+        return torch.clamp(scaled, self.low, self.high)  # rounding could lead out of the bounds
 
 
 class MinMaxScaler(nn.Module):

@@ -73,9 +73,13 @@ class Transitions:
         timeout: np.ndarray,
         qpos: np.ndarray | None = None,
         qvel: np.ndarray | None = None,
+        first: tuple[int, int] = (0, 0),
     ) -> Transitions:
-        """Real data in the order in which it was collected; episode and step follow from terminal and timeout."""
-        episode, step = number_episodes(terminal | timeout)
+        """Real data in the order in which it was collected; episode and step follow from terminal and timeout.
+
+        first: episode and step of the first row, where the rows go on after others.
+        """
+        episode, step = number_episodes(terminal | timeout, first)
         rows = len(reward)
         return cls(
             observation=np.ascontiguousarray(observation, np.float32),
@@ -113,12 +117,14 @@ class Transitions:
         return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
 
 
-def number_episodes(last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Episode and step (both int32 [n]) of rows in order; `last` marks each episode's last row."""
-    first = np.concatenate([[True], last[:-1]]) if len(last) else last
-    episode = np.cumsum(first) - 1
-    starts = np.flatnonzero(first)
-    return episode.astype(np.int32), (np.arange(len(last)) - starts[episode]).astype(np.int32)
+def number_episodes(last: np.ndarray, first: tuple[int, int] = (0, 0)) -> tuple[np.ndarray, np.ndarray]:
+    """Episode and step (both int32 [n]) of rows in order; `last` marks each episode's last row, `first` is where the
+    first row stands."""
+    begins = np.concatenate([[True], last[:-1]]) if len(last) else last
+    episode = np.cumsum(begins) - 1
+    starts = np.flatnonzero(begins)
+    step = np.arange(len(last)) - starts[episode] + np.where(episode == 0, first[1], 0)
+    return (episode + first[0]).astype(np.int32), step.astype(np.int32)
 
 
 def concatenate(parts: Sequence[Transitions]) -> Transitions:

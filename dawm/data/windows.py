@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dawm.data.normalizers import MinMaxScaler, Standardizer
+from dawm.data.normalizers import ActionScaler, MinMaxScaler, Standardizer
 from dawm.data.transitions import Transitions
 
 UNKNOWN_SHARE = 0.1  # a return-to-go that lacks γ^k > 0.1 of its weight to a cut is no condition
@@ -40,7 +40,7 @@ def returns_to_go(transitions: Transitions, discount: float, truncated: str = "d
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """B windows, states and rewards in the model's units, channels [state, reward, terminal].
+    """B windows in the model's units, channels [state, reward, terminal].
 
     rows [B, T, obs_dim + 2]: row i holds s_{t+i}, r_{t+i} and whether the episode had ended when s_{t+i} was reached.
     mask [B, T, obs_dim + 2]: 1 where the loss counts. action [B, act_dim] = a_t. return_to_go [B] in raw reward, 0
@@ -65,6 +65,7 @@ class Windows:
         return_to_go: np.ndarray,
         states: Standardizer,
         rewards: MinMaxScaler,
+        actions: ActionScaler,
         terminal_successors_known: bool = True,
     ) -> None:
         """episodes: bool [n], rows that may be used; return_to_go [n] in raw reward, NaN where unknown."""
@@ -72,7 +73,7 @@ class Windows:
         self.state = states.encode(torch.from_numpy(transitions.observation))
         self.successor = states.encode(torch.from_numpy(transitions.next_observation))
         self.reward = rewards.encode(torch.from_numpy(transitions.reward))
-        self.action = torch.from_numpy(transitions.action)
+        self.action = actions.encode(torch.from_numpy(transitions.action))
         self.return_to_go = torch.from_numpy(return_to_go)
         self.terminal_successors_known = terminal_successors_known
         ends = np.flatnonzero(transitions.terminal | transitions.timeout)

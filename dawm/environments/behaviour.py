@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+EXPLORATION_NOISE = 0.1  # standard deviation, of TD3's training and of all collection; actions are in [-1, 1]
 SHIPPED = Path(__file__).parent / "behaviour_policies"
 
 
@@ -36,6 +37,7 @@ class BehaviourPolicy:
 
     @classmethod
     def load(cls, path: Path) -> BehaviourPolicy:
-        tensors = load_file(path)
+        # float64, as observations are: a product of both kinds would convert the matrix at every step.
+        tensors = {name: value.astype(np.float64) for name, value in load_file(path).items()}
         count = len(tensors) // 2
         return cls(tuple((tensors[f"layers.{n}.weight"], tensors[f"layers.{n}.bias"]) for n in range(count)))

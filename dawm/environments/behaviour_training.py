@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dawm.environments.behaviour import BehaviourPolicy
+from dawm.environments.behaviour import EXPLORATION_NOISE, BehaviourPolicy
 from dawm.environments.tasks import Task, simulator_version
 from dawm.errors import InputError
+from dawm.randomness import generator
 
 HIDDEN = 128
-EXPLORATION_NOISE = 0.1
+CANDIDATES = 6
 
 
 def train_behaviour_policy(
@@ -69,7 +70,7 @@ def keep_checkpoint(
     returns = episode_returns(task, policy, episodes, seed)
     row = {"step": step, "mean_return": round(float(np.mean(returns)), 1)}
     known = {"environment": task.environment, "simulator": simulator_version(), "steps": str(step)}
-    policy.save(folder / f"{step:08d}.safetensors", {**facts, **known, "mean_return": str(row["mean_return"])})
+    policy.save(checkpoint_path(folder, step), {**facts, **known, "mean_return": str(row["mean_return"])})
     return row | {"std_return": round(float(np.std(returns)), 1)}
 
 
@@ -97,15 +98,17 @@ def actor_of(model: object) -> BehaviourPolicy:
     return BehaviourPolicy(tuple(layers[:3]))  # SAC's fourth layer is the standard deviation's
 
 
-def episode_returns(task: Task, policy: BehaviourPolicy, episodes: int, seed: int) -> list[float]:
-    """Undiscounted returns of the noiseless policy, raw reward; episode i starts from seed + 10,000 + i."""
+def episode_returns(task: Task, policy: BehaviourPolicy, episodes: int, seed: int, noise: float = 0.0) -> list[float]:
+    """Undiscounted returns, raw reward, with Gaussian exploration noise; episode i starts from seed + 10,000 + i."""
     environment = task.make()
     returns = []
     for episode in range(episodes):
+        rng = generator(seed, "behaviour-evaluation", episode)
         observation, _ = environment.reset(seed=seed + 10_000 + episode)
         total, done = 0.0, False
         while not done:
-            observation, reward, terminated, truncated, _ = environment.step(policy(observation))
+            action = policy(observation) + noise * rng.standard_normal(task.action_dim)
+            observation, reward, terminated, truncated, _ = environment.step(np.clip(action, -1.0, 1.0))
             total += float(reward)
             done = terminated or truncated
         returns.append(total)
@@ -113,20 +116,57 @@ def episode_returns(task: Task, policy: BehaviourPolicy, episodes: int, seed: in
     return returns
 
 
-def choose_ladder(folder: Path, output: Path, *, medium_return: float, rungs: int) -> list[Path]:
-    """Copies `rungs` checkpoints from early to medium into `output`: a replay buffer's history, thinned out.
+def choose_behaviour(
+    task: Task, folder: Path, output: Path, *, medium_return: float, rungs: int, episodes: int
+) -> None:
+    """Copies what the local suite collects with from a training's checkpoints into `output`.
+
+    A ladder (see `choose_ladder`); medium.safetensors and expert.safetensors, the checkpoints whose return under the
+    exploration noise of data collection is nearest to `medium_return`, and largest, among the CANDIDATES that come
+    nearest without noise; checkpoints.csv; and candidates.csv with the noisy returns of the candidates.
+    """
+    rows = read_checkpoints(folder)
+    output.mkdir(parents=True, exist_ok=True)
+    for old in output.glob("*.safetensors"):
+        old.unlink()
+    for step in choose_ladder(rows, medium_return, rungs):
+        shutil.copy(checkpoint_path(folder, step), output)
+    shutil.copy(folder / "checkpoints.csv", output)
+    table = []
+    for name, target in (("medium", medium_return), ("expert", np.inf)):
+        nearest = sorted(rows, key=lambda step: (abs(rows[step] - target), -rows[step]))[:CANDIDATES]
+        noisy = {}
+        for step in sorted(nearest):
+            policy = BehaviourPolicy.load(checkpoint_path(folder, step))
+            returns = episode_returns(task, policy, episodes, 0, EXPLORATION_NOISE)
+            noisy[step] = float(np.mean(returns))
+            table.append((name, step, round(noisy[step], 1), round(float(np.std(returns)), 1), episodes))
+            print(*table[-1], file=sys.stderr, flush=True)
+        chosen = min(noisy, key=lambda step: (abs(noisy[step] - target), -noisy[step]))
+        shutil.copy(checkpoint_path(folder, chosen), output / f"{name}.safetensors")
+    with open(output / "candidates.csv", "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["for", "step", "mean_noisy_return", "std_noisy_return", "episodes"])
+        writer.writerows(table)
+
+
+def choose_ladder(returns: dict[int, float], medium_return: float, rungs: int) -> list[int]:
+    """Steps of `rungs` checkpoints from early to medium, a replay buffer's history thinned out; returns: by step.
 
     The last rung is the checkpoint whose mean return is nearest to `medium_return`; the others are nearest to
     evenly spaced returns between the first checkpoint's and the medium's, among those trained for no longer.
     """
+    medium = min(returns, key=lambda step: abs(returns[step] - medium_return))
+    earlier = [step for step in returns if step <= medium]
+    targets = np.linspace(returns[earlier[0]], returns[medium], rungs)
+    return sorted({min(earlier, key=lambda step: abs(returns[step] - target)) for target in targets})
+
+
+def read_checkpoints(folder: Path) -> dict[int, float]:
+    """Mean return of every checkpoint, by step."""
     with open(folder / "checkpoints.csv", newline="") as file:
-        rows = [(int(row["step"]), float(row["mean_return"])) for row in csv.DictReader(file)]
-    medium = min(rows, key=lambda row: abs(row[1] - medium_return))
-    earlier = [row for row in rows if row[0] <= medium[0]]
-    chosen = {
-        min(earlier, key=lambda row: abs(row[1] - target))[0] for target in np.linspace(earlier[0][1], medium[1], rungs)
-    }
-    output.mkdir(parents=True, exist_ok=True)
-    for old in output.glob("*.safetensors"):
-        old.unlink()
-    return [Path(shutil.copy(folder / f"{step:08d}.safetensors", output)) for step in sorted(chosen)]
+        return {int(row["step"]): float(row["mean_return"]) for row in csv.DictReader(file)}
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"{step:08d}.safetensors"

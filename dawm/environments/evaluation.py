@@ -11,7 +11,7 @@ from dawm.environments.tasks import Task
 from dawm.randomness import derived_seed
 
 Policy = Callable[[np.ndarray], np.ndarray]
-"""observations [episodes, obs_dim], raw units → actions [episodes, act_dim] in [-1, 1]."""
+"""observations [episodes, obs_dim], raw units → actions [episodes, act_dim]."""
 
 
 class Evaluator:

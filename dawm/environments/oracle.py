@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import mujoco
 import numpy as np
+from gymnasium.envs.mujoco import MujocoEnv
 
-from dawm.environments.tasks import VELOCITY_CLIP, Task
+from dawm.environments.tasks import Task
+from dawm.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -20,23 +22,33 @@ class TrueStep:
 
 
 class Oracle:
-    """Replays transitions one step; the order of rows does not matter, since every one starts from fresh data."""
+    """Replays transitions one step; the order of rows does not matter, since every one starts from fresh data.
+
+    What it cannot replay it says: a state must follow from the observation (`checkable`), or be given to a MuJoCo
+    environment (`takes_states`).
+    """
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.environment = task.make().unwrapped
 
+    @property
+    def takes_states(self) -> bool:
+        return isinstance(self.environment, MujocoEnv)
+
     def checkable(self, observation: np.ndarray) -> np.ndarray:
-        """bool [n]: rows whose simulator state follows from the observation; a clipped velocity hides it."""
-        finite = np.isfinite(observation).all(1)
-        if not self.task.clips_velocity:
-            return finite
-        return finite & (np.abs(observation[:, self.task.positions :]) < VELOCITY_CLIP).all(1)
+        """bool [n]: rows whose simulator state follows from the observation; none where the task has no layout."""
+        layout = self.task.layout
+        return np.zeros(len(observation), dtype=bool) if layout is None else layout.tells_state(observation)
 
     def step(self, observation: np.ndarray, action: np.ndarray) -> TrueStep:
-        """From observations [n, obs_dim], with the root's x position, which nothing depends on, at 0."""
-        qpos = np.concatenate([np.zeros((len(observation), 1)), observation[:, : self.task.positions]], axis=1)
-        return self.step_from(qpos, observation[:, self.task.positions :], action)
+        """From checkable observations [n, obs_dim]."""
+        layout = self.task.layout
+        if layout is not None:
+            return self.step_from(*layout.state(observation), action)
+        if len(observation):
+            raise InputError(f"{self.task.environment}: the simulator's state does not follow from its observations")
+        return self.step_from(observation, observation, action)
 
     def step_from(self, qpos: np.ndarray, qvel: np.ndarray, action: np.ndarray) -> TrueStep:
         """From simulator states qpos [n, nq], qvel [n, nv]: exact also where the observation clips a velocity."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dawm.data.normalizers import Standardizer
+from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.transitions import Transitions
 from dawm.errors import InputError
 from dawm.randomness import generator
@@ -18,7 +18,7 @@ STEPS_PER_DRAW = 256
 
 @dataclass(frozen=True)
 class Batch:
-    """observation, next_observation [B, obs_dim] (normalised), action [B, act_dim], reward, discount [B]."""
+    """observation, next_observation [B, obs_dim] (normalised), action [B, act_dim] in [-1, 1], reward, discount [B]."""
 
     observation: Tensor
     action: Tensor
@@ -43,6 +43,7 @@ class Mixture:
         synthetic: Transitions | None,
         real_fraction: float,
         observations: Standardizer,
+        actions: ActionScaler,
         reward_scale: float,
         device: str = "cpu",
     ) -> None:
@@ -56,10 +57,10 @@ class Mixture:
         def column(name: str) -> Tensor:
             return torch.from_numpy(np.concatenate([getattr(part, name) for part in parts])).to(device)
 
-        observations = observations.to(device)
+        observations, actions = observations.to(device), actions.to(device)
         self.rows = Batch(
             observations.encode(column("observation")),
-            column("action"),
+            actions.encode(column("action")),
             column("reward") * reward_scale,
             observations.encode(column("next_observation")),
             column("discount"),

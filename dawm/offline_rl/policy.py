@@ -1,4 +1,4 @@
-"""A trained policy as it is saved: the actor together with the normalizer of its observations."""
+"""A trained policy as it is saved: the actor together with the normalizers of observations and actions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dawm.data.normalizers import Standardizer
+from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.weights import load_weights
 from dawm.offline_rl.networks import Actor
@@ -18,14 +18,14 @@ WEIGHTS = "policy.safetensors"
 
 
 class DeterministicPolicy(nn.Module):
-    """Raw observations in, actions in [-1, 1] out: the actor's mean, without exploration noise."""
+    """Raw observations in, actions in the environment's bounds out: the actor's mean, without exploration noise."""
 
-    def __init__(self, observations: Standardizer, actor: Actor) -> None:
+    def __init__(self, observations: Standardizer, actor: Actor, actions: ActionScaler) -> None:
         super().__init__()
-        self.observations, self.actor = observations, actor
+        self.observations, self.actor, self.actions = observations, actor, actions
 
     def forward(self, observation: Tensor) -> Tensor:
-        return self.actor(self.observations.encode(observation))
+        return self.actions.decode(self.actor(self.observations.encode(observation)))
 
     @torch.inference_mode()
     def act(self, observation: np.ndarray) -> np.ndarray:
@@ -47,6 +47,6 @@ def load_policy(folder: Path) -> tuple[DeterministicPolicy, Sealed]:
     sealed = open_sealed(folder, "policy")
     facts = sealed.metadata
     actor = Actor(facts["observation_dim"], facts["action_dim"], facts["hidden"])
-    policy = DeterministicPolicy(Standardizer(facts["observation_dim"]), actor)
+    policy = DeterministicPolicy(Standardizer(facts["observation_dim"]), actor, ActionScaler(facts["action_dim"]))
     load_weights(sealed, WEIGHTS, policy)
     return policy.eval(), sealed

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from dawm.config import IQLSettings, LearnerSettings, TD3BCSettings, as_mapping
 from dawm.data.export import episode_returns
-from dawm.data.normalizers import Standardizer
+from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.environments.evaluation import Evaluator
-from dawm.environments.tasks import task_of_environment
+from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.offline_rl.batches import Mixture
 from dawm.offline_rl.iql import IQL
@@ -49,14 +49,14 @@ def train_policy(
             raise InputError(f"real_fraction: {real_fraction} needs a folder of synthetic transitions, found none")
         inputs["synthetic"] = open_sealed(synthetic, "synthetic")
         imagined = read_synthetic(inputs["synthetic"], data)
-    task = task_of_environment(data.metadata["environment"])
+    task = task_of_metadata(data.metadata)
     observations = observation_normalizer(real, settings.normalize_observations)
-    mixture = Mixture(
-        real, imagined, real_fraction, observations, reward_scale(real, settings.normalize_rewards), device
-    )
+    actions = ActionScaler.between(task.action_low, task.action_high)
+    scale = reward_scale(real, settings.normalize_rewards)
+    mixture = Mixture(real, imagined, real_fraction, observations, actions, scale, device)
     torch.manual_seed(derived_seed(seed, "policy", "weights"))
     learner = LEARNERS[algorithm][0].create(settings, real.observation_dim, real.action_dim, device)  # type: ignore[attr-defined]
-    policy = DeterministicPolicy(observations.to(device), learner.actor)
+    policy = DeterministicPolicy(observations.to(device), learner.actor, actions.to(device))
     evaluator = Evaluator(task, settings.evaluation_episodes)
     noise = NoiseStream(seed, learner.noise_shape, device)
 
@@ -78,7 +78,7 @@ def train_policy(
         Job("policy", output, {**as_mapping(settings), **chosen}, seed, device, inputs),
         update,
         learner.state(),
-        lambda: DeterministicPolicy(observations, plain_actor(learner.actor, real, settings)),
+        lambda: DeterministicPolicy(observations, plain_actor(learner.actor, real, settings), actions),
         weights=WEIGHTS,
         metadata={**chosen, "environment": task.environment, **policy.facts()},
         log_every=LOG_EVERY,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dawm.config import WorldModelSettings
-from dawm.data.normalizers import MinMaxScaler, Standardizer
+from dawm.data.normalizers import ActionScaler, MinMaxScaler, Standardizer
 from dawm.world_model.denoisers import ResidualDenoiser
 from dawm.world_model.samplers import SAMPLERS
 from dawm.world_model.schedule import cosine_schedule
@@ -35,6 +35,7 @@ class WorldModel(nn.Module):
         self.schedule = cosine_schedule(settings.diffusion_steps)
         self.states = Standardizer(observation_dim)
         self.rewards = MinMaxScaler()
+        self.actions = ActionScaler(action_dim)
         self.register_buffer("return_scale", torch.tensor(1.0))
         self.denoiser = ResidualDenoiser(settings.window, self.channels, action_dim, settings.hidden, settings.blocks)
 
@@ -65,7 +66,7 @@ class WorldModel(nn.Module):
         Classifier-free guidance, x̂⁰ = x̂⁰_∅ + ω (x̂⁰_g - x̂⁰_∅): linear, so the same as in ε (Ho & Salimans 2022,
         eq. 6). Predictions are kept in the data's range, as Diffuser's clip_denoised does.
         """
-        given = self.states.encode(state)
+        given, action = self.states.encode(state), self.actions.encode(action)
         known = ~return_to_go.isnan()
         wanted = (return_to_go / self.return_scale).nan_to_num(0.0)
         low, high = self._range()

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from dawm.config import WorldModelSettings, as_mapping, read
-from dawm.data.normalizers import MinMaxScaler, Standardizer
+from dawm.data.normalizers import ActionScaler, MinMaxScaler, Standardizer
 from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.data.weights import load_weights
 from dawm.data.windows import WindowBatch, Windows, returns_to_go
+from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.randomness import derived_seed, generator
 from dawm.training import Job, State, adam, average_into, cosine_rate, ema_rate, set_rate, train_and_seal
@@ -112,6 +113,8 @@ def fit_normalizers(
     seen = transitions.take(~held_out)
     model.states = Standardizer.fit(torch.from_numpy(np.concatenate([seen.observation, seen.next_observation])))
     model.rewards = MinMaxScaler.fit(torch.from_numpy(seen.reward))
+    task = task_of_metadata(data.metadata)
+    model.actions = ActionScaler.between(task.action_low, task.action_high)
     wanted = returns_to_go(transitions, settings.discount, settings.truncated_return)
     scale = settings.return_scale or float(np.nanmax(np.abs(wanted[~held_out]), initial=0.0)) or 1.0
     model.return_scale = torch.tensor(scale)
@@ -124,6 +127,7 @@ def fit_normalizers(
             wanted,
             model.states,
             model.rewards,
+            model.actions,
             data.metadata.get("terminal_successors_known", True),
         )
 

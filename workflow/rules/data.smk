@@ -24,3 +24,61 @@ rule export:
         folder=lambda wildcards: layout.dataset(wildcards.dataset),
     shell:
         "exec python -m dawm export --settings {params.settings:q} --output {params.folder:q} 2> {log:q}"
+
+
+rule inspect:
+    input:
+        dataset_seal,
+        module("analysis/inspection.py"),
+        module("analysis/dataset_figures.py"),
+    output:
+        inside(layout.inspection("{dataset}"), "inspection.json"),
+        inside(layout.inspection("{dataset}"), "inspection.png"),
+        inside(layout.inspection("{dataset}"), "episodes.csv"),
+        seal_of(layout.inspection("{dataset}")),
+    log:
+        inside(logs, "inspect", "{dataset}.log"),
+    benchmark:
+        inside(benchmarks, "inspect", "{dataset}.tsv")
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=60,
+        gpu=0,
+    params:
+        settings=text(experiment.inspection),
+        dataset=lambda wildcards: layout.dataset(wildcards.dataset),
+        folder=lambda wildcards: layout.inspection(wildcards.dataset),
+    shell:
+        "exec python -m dawm inspect {params.dataset:q} --settings {params.settings:q} --output {params.folder:q}"
+        " > {log:q} 2>&1"
+
+
+# `snakemake datasets` makes all data sets, looks into each, and puts them into one table and one figure.
+rule datasets:
+    input:
+        [seal_of(layout.inspection(name)) for name in matrix.datasets],
+        [seal_of(layout.dataset(name)) for name in matrix.datasets],
+        module("analysis/overview.py"),
+        module("analysis/dataset_figures.py"),
+    output:
+        [inside(layout.overview, name) for name in ("datasets.csv", "datasets.md", "returns.png", "returns.pdf")],
+        seal_of(layout.overview),
+    log:
+        inside(logs, "datasets.log"),
+    benchmark:
+        inside(benchmarks, "datasets.tsv")
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        settings=text(matrix),
+        folder=layout.root,
+    shell:
+        "exec python -m dawm describe --results {params.folder:q} --settings {params.settings:q} 2> {log:q}"

@@ -1,34 +1,81 @@
-"""Where real transitions come from: each source turns a name into rows and says what they are."""
+"""Where real transitions come from: each source turns a name into blocks of rows and says what they are."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from dawm.config import ExportSettings
-from dawm.data.transitions import Transitions
 from dawm.environments.tasks import Task
 from dawm.errors import InputError
+
+BLOCK_ROWS = 16_384
+"""About how many rows a source holds in memory at a time."""
+
+LOCAL, RANDOM, HDF5, D4RL, MINARI = r"local/", r"random\Z", r"hdf5:", r"d4rl/", r"minari/"
+
+Columns = Mapping[str, np.ndarray]
+"""observation, action, reward, next_observation, terminal, timeout and maybe qpos, qvel: see `Transitions.real`."""
 
 
 @dataclass(frozen=True)
 class SourceData:
-    """Rows in the order of collection, the task that they belong to, and facts for metadata.json."""
+    """`rows` rows in the order of collection, a block at a time; the task that they belong to; facts for
+    metadata.json. What is wrong with the source is found before the first block is asked for."""
 
     task: Task
-    transitions: Transitions
-    facts: dict[str, Any]
+    rows: int
+    blocks: Iterator[Columns]
+    facts: Mapping[str, Any]
 
 
-def load_source(settings: ExportSettings) -> SourceData:
+def open_source(settings: ExportSettings) -> SourceData:
     """The data set that `settings.source` names."""
-    kind, _, _ = settings.source.partition(":")
-    if kind == "hdf5":
-        from dawm.data.sources.hdf5 import load_hdf5
+    kind = next((kind for kind in _SOURCES if re.match(kind, settings.source)), None)
+    if kind is None:
+        raise InputError(
+            "source: expected local/NAME, d4rl/NAME, minari/ID, hdf5:PATH or random (with `environment`), "
+            f"found {settings.source!r}"
+        )
+    for key, kinds in (("transitions", (LOCAL, RANDOM)), ("base_url", (D4RL,))):
+        if getattr(settings, key) is not None and kind not in kinds:
+            raise InputError(f"{key}: expected null for the source {settings.source}, found {getattr(settings, key)!r}")
+    return _SOURCES[kind](settings)
 
-        return load_hdf5(settings)
-    if settings.source.startswith("local/"):
-        from dawm.data.sources.local import collect_local
 
-        return collect_local(settings)
-    raise InputError(f"source: expected local/NAME or hdf5:PATH, found {settings.source!r}")
+def _local(settings: ExportSettings) -> SourceData:
+    from dawm.data.sources.local import open_local
+
+    return open_local(settings)
+
+
+def _random(settings: ExportSettings) -> SourceData:
+    from dawm.data.sources.local import open_random
+
+    return open_random(settings)
+
+
+def _hdf5(settings: ExportSettings) -> SourceData:
+    from dawm.data.sources.hdf5 import open_hdf5
+
+    return open_hdf5(settings)
+
+
+def _d4rl(settings: ExportSettings) -> SourceData:
+    from dawm.data.sources.hdf5 import open_d4rl
+
+    return open_d4rl(settings)
+
+
+def _minari(settings: ExportSettings) -> SourceData:
+    from dawm.data.sources.minari import open_minari
+
+    return open_minari(settings)
+
+
+# What a source begins with, and who opens it: modules are imported when they are asked for.
+_SOURCES = {LOCAL: _local, RANDOM: _random, HDF5: _hdf5, D4RL: _d4rl, MINARI: _minari}

@@ -1,147 +1,248 @@
-"""HDF5 files in D4RL's layout (Fu et al. 2020): checked column by column before a row is believed."""
+"""HDF5 files in D4RL's layout (Fu et al. 2020): surveyed whole before a row is believed, then read block by block."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from dawm.config import ExportSettings
-from dawm.data.sources import SourceData
-from dawm.data.transitions import Transitions
-from dawm.environments.tasks import TASKS, Task, task_of_environment
+from dawm.config import EnvironmentSettings, ExportSettings
+from dawm.data.sources import BLOCK_ROWS, Columns, SourceData
+from dawm.data.sources.checks import apart, check_actions, check_finite
+from dawm.data.transitions import number_episodes
+from dawm.environments.tasks import TASKS, Task, task_of
 from dawm.errors import InputError
 
-ACTION_TOLERANCE = 1e-5  # float32 rounding of actions that were computed as float64
+CHUNK_CACHE = 2**24  # bytes; a block's chunks of all columns, so that none is decompressed twice
+REQUIRED = ("observations", "actions", "rewards", "terminals")
+OPTIONAL = ("timeouts", "next_observations", "infos/qpos", "infos/qvel")
 
 
-def load_hdf5(settings: ExportSettings) -> SourceData:
-    """All rows of `hdf5:PATH`. Without `next_observations` they are built within episodes, never across them."""
+def open_hdf5(settings: ExportSettings) -> SourceData:
+    """`hdf5:PATH`."""
     path = Path(settings.source.removeprefix("hdf5:"))
-    if settings.transitions is not None:
-        raise InputError(f"{path}: transitions: expected null for an HDF5 file, found {settings.transitions}")
-    task = _task(path, settings.environment)
-    columns = _read(path)
-    _check(path, task, columns)
-    terminal, timeout = _ends(path, columns)
-    successor = columns.get("next_observations")
-    known, keep = successor is not None, np.ones(len(terminal), dtype=bool)
-    if successor is None:
-        successor = np.concatenate([columns["observations"][1:], columns["observations"][-1:]])
-        successor = np.where(terminal[:, None], columns["observations"], successor)
-        timeout, keep = _drop_timeouts(terminal, timeout)
-        if not keep.any():
-            raise InputError(f"{path}: expected 'next_observations' or episodes of two rows and more, found neither")
-    qpos, qvel = columns.get("infos/qpos"), columns.get("infos/qvel")
-    transitions = Transitions.real(
-        observation=columns["observations"][keep],
-        action=np.clip(columns["actions"][keep], -1.0, 1.0),
-        reward=columns["rewards"][keep],
-        next_observation=successor[keep],
-        terminal=terminal[keep],
-        timeout=timeout[keep],
-        qpos=None if qpos is None else np.ascontiguousarray(qpos[keep], np.float64),
-        qvel=None if qvel is None else np.ascontiguousarray(qvel[keep], np.float64),
-    )
-    # Nobody knows which simulator wrote the file: D4RL's v2 sets come from MuJoCo 2.
-    facts = {"source": f"hdf5:{path.name}", "simulator": "unknown", "terminal_successors_known": known}
-    return SourceData(task, transitions, facts)
+    task = task_of_file(path, settings.environment)
+    # Nobody knows which simulator wrote the file.
+    return _source(path, task, {"source": f"hdf5:{path.name}", "simulator": "unknown"})
 
 
-def _task(path: Path, environment: str | None) -> Task:
+def open_d4rl(settings: ExportSettings) -> SourceData:
+    """`d4rl/NAME`: D4RL's own file, from d4rl's cache folder or downloaded into it."""
+    from dawm.environments.d4rl import NAMES, fetch
+
+    name = settings.source.removeprefix("d4rl/")
+    if name not in NAMES:
+        raise InputError(f"source: expected one of {', '.join(f'd4rl/{n}' for n in NAMES)}, found {settings.source}")
+    task = TASKS[name.split("-")[0]]
+    if settings.environment not in (None, EnvironmentSettings(id=task.environment)):
+        raise InputError(
+            f"environment: expected null or {{id: {task.environment}}} for {settings.source}, whose scores belong to it"
+        )
+    path = fetch(name, settings.base_url)
+    return _source(path, task, {"source": settings.source, "simulator": "mujoco 2, as D4RL recorded it"})
+
+
+def task_of_file(path: Path, environment: EnvironmentSettings | None) -> Task:
+    """The task that the config names, or the one that D4RL's file name tells."""
     if environment is not None:
-        return task_of_environment(environment)
+        return task_of(environment)
     name = path.name.replace("-", "_").split("_")[0]
     if name not in TASKS:
         raise InputError(
             f"{path}: no D4RL name that tells its environment (such as hopper_medium-v2.hdf5); "
-            "set `environment`, for example Hopper-v4"
+            "set `environment`, for example {id: Hopper-v4}"
         )
     return TASKS[name]
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _source(path: Path, task: Task, facts: dict[str, str]) -> SourceData:
+    with _opened(path) as file:
+        survey = _survey(file, path, task)
+    known = {"terminal_successors_known": survey.successors_known, "unmarked_episode_ends": survey.seams}
+    return SourceData(task, int(survey.keep.sum()), _blocks(path, task, survey), {**facts, **known})
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the first pass found: how episodes end and which rows are kept, bool [rows]; seams: ends without a flag."""
+
+    terminal: np.ndarray
+    timeout: np.ndarray
+    keep: np.ndarray
+    successors_known: bool
+    seams: int
+
+
+def _survey(file: h5py.File, path: Path, task: Task) -> Survey:
+    """Reads the file through and refuses it at the first thing that is wrong."""
+    rows = _check_shapes(file, path, task)
+    terminal, timeout = (_flag(file, path, key, rows) for key in ("terminals", "timeouts"))
+    timeout &= ~terminal
+    timeout[-1] |= not terminal[-1]  # an unfinished tail
+    known = "next_observations" in file
+    if "timeouts" not in file and not known:
+        timeout |= _time_limits(terminal, task.max_episode_steps)
+    marked = int(timeout.sum())
+    for start in range(0, rows, BLOCK_ROWS):
+        block = slice(start, min(start + BLOCK_ROWS, rows))
+        for key in _floats(file):
+            check_finite(_rows(file, path, key, block), key, path, block.start)
+        check_actions(_rows(file, path, "actions", block), task, path, block.start)
+        if known:
+            timeout[block] |= _broken(file, path, block, rows) & ~terminal[block]
+    seams = int(timeout.sum()) - marked
+    if known and seams > rows / 2:
+        raise InputError(
+            f"{path}: 'next_observations' expected to be the following row's 'observations' inside an episode, "
+            f"found another in {seams} of {rows} rows; the rows must be in the order of collection"
+        )
+    keep = np.ones(rows, dtype=bool)
+    if not known:
+        timeout, keep = _drop_timeouts(terminal, timeout)
+        if not keep.any():
+            raise InputError(f"{path}: expected 'next_observations' or episodes of two rows and more, found neither")
+    return Survey(terminal, timeout, keep, known, seams)
+
+
+def _blocks(path: Path, task: Task, survey: Survey) -> Iterator[Columns]:
+    """The kept rows. Without `next_observations` they are built within episodes, never across them."""
+    rows = len(survey.keep)
+    with _opened(path) as file:
+        for start in range(0, rows, BLOCK_ROWS):
+            stop = min(start + BLOCK_ROWS, rows)
+            block, keep = slice(start, stop), survey.keep[start:stop]
+            observation = _rows(file, path, "observations", slice(start, min(stop + 1, rows)))
+            terminal = survey.terminal[block]
+            if survey.successors_known:
+                successor = _rows(file, path, "next_observations", block)
+            else:  # nobody knows a terminal row's successor, and nothing bootstraps from it
+                following = np.concatenate([observation[1:], observation[-1:]])[: stop - start]
+                successor = np.where(terminal[:, None], observation[: stop - start], following)
+            columns = {
+                "observation": observation[: stop - start],
+                "action": np.clip(_rows(file, path, "actions", block), task.action_low, task.action_high),
+                "reward": _rows(file, path, "rewards", block),
+                "next_observation": successor,
+                "terminal": terminal,
+                "timeout": survey.timeout[block],
+            }
+            for name in ("qpos", "qvel"):
+                if f"infos/{name}" in file:
+                    columns[name] = _rows(file, path, f"infos/{name}", block).astype(np.float64)
+            types = {"observation": np.float32, "action": np.float32, "reward": np.float32}
+            yield {
+                name: np.ascontiguousarray(column[keep], types.get(name.removeprefix("next_")))
+                for name, column in columns.items()
+            }
+
+
+def count_not_finite(path: Path) -> dict[str, int]:
+    """How many numbers of every column are NaN or infinite, where there are any."""
+    counts = {}
+    with _opened(path) as file:
+        for key in (*REQUIRED, *OPTIONAL):
+            if key in file and _is_array_of_numbers(file[key]) and file[key].ndim:
+                blocks = range(0, len(file[key]), BLOCK_ROWS)
+                counts[key] = sum(int((~np.isfinite(file[key][start : start + BLOCK_ROWS])).sum()) for start in blocks)
+    return {key: count for key, count in counts.items() if count}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    wanted = ["observations", "actions", "rewards", "terminals"]
-    optional = ["timeouts", "next_observations", "infos/qpos", "infos/qvel"]
-    columns = {}
     try:
-        with h5py.File(path, "r") as file:
-            for key in wanted + optional:
-                if key not in file:
-                    if key in wanted:
-                        found = ", ".join(sorted(str(name) for name in file)) or "none"
-                        raise InputError(f"{path}: key {key!r} is missing; found {found}")
-                    continue
-                columns[key] = _array(file[key], key, path)
+        with h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE) as file:
+            yield file
     except (OSError, RuntimeError, KeyError) as error:
         raise InputError(
             f"{path}: expected an HDF5 file, found one that is truncated or damaged ({' '.join(str(error).split())})"
         ) from error
-    for key in ("rewards", "terminals", "timeouts"):
-        if key in columns and columns[key].ndim == 2 and columns[key].shape[1] == 1:
-            columns[key] = columns[key][:, 0]
-    return columns
 
 
-def _array(item: h5py.Group | h5py.Dataset, key: str, path: Path) -> np.ndarray:
-    """All of a numeric data set; whatever claims to be one and is not is refused."""
-    try:
-        if not isinstance(item, h5py.Dataset) or item.shape is None or item.dtype.kind not in "fiub":
+def _floats(file: h5py.File) -> list[str]:
+    return [key for key in (*REQUIRED[:3], *OPTIONAL[1:]) if key in file]
+
+
+def _check_shapes(file: h5py.File, path: Path, task: Task) -> int:
+    """Every key is an array of numbers of the right shape; returns the number of rows."""
+    for key in REQUIRED:
+        if key not in file:
+            found = ", ".join(sorted(str(name) for name in file)) or "none"
+            raise InputError(f"{path}: key {key!r} is missing; found {found}")
+    keys = [key for key in (*REQUIRED, *OPTIONAL) if key in file]
+    for key in keys:
+        if not _is_array_of_numbers(file[key]):
             raise InputError(f"{path}: {key!r}: expected an array of numbers")
-        return item[()]
-    except (ValueError, TypeError, MemoryError) as error:
-        raise InputError(f"{path}: {key!r}: cannot be read ({' '.join(str(error).split())})") from error
-
-
-def _check(path: Path, task: Task, columns: dict[str, np.ndarray]) -> None:
-    rows = len(columns["observations"]) if columns["observations"].ndim else 0
+    rows = len(file["observations"]) if file["observations"].ndim else 0
     if rows == 0:
         raise InputError(f"{path}: 'observations' has no rows")
-    widths = {
-        "observations": task.observation_dim,
-        "next_observations": task.observation_dim,
-        "actions": task.action_dim,
-        "infos/qpos": task.state_dims[0],
-        "infos/qvel": task.state_dims[1],
-    }
-    for key, value in columns.items():
-        if value.ndim == 0 or len(value) != rows:
-            found = len(value) if value.ndim else 0
+    widths: dict[str, tuple[int, ...]] = {key: () for key in ("rewards", "terminals", "timeouts")}
+    widths |= {"observations": (task.observation_dim,), "next_observations": (task.observation_dim,)}
+    widths |= {"actions": (task.action_dim,)}
+    for number, key in enumerate(("infos/qpos", "infos/qvel")):
+        if key in file:
+            dims = task.state_dims
+            widths[key] = (dims[number],) if dims else file[key].shape[1:2]
+    for key in keys:
+        shape = file[key].shape
+        length = shape[0] if shape else 0
+        if length != rows:
             raise InputError(
-                f"{path}: {key!r} has {found} rows, 'observations' {rows}; D4RL files hold one row per step"
+                f"{path}: {key!r} has {length} rows, 'observations' {rows}; D4RL files hold one row per step"
             )
-        expected = (rows, widths[key]) if key in widths else (rows,)
-        if value.shape != expected:
-            raise InputError(f"{path}: {key!r}: expected shape {expected} for {task.environment}, found {value.shape}")
-        largest_float = np.finfo(np.float64 if key.startswith("infos/") else np.float32).max
-        with np.errstate(invalid="ignore"):  # a signalling NaN is refused like any other
-            finite = (np.abs(value.reshape(rows, -1).astype(np.float64)) <= largest_float).all(1)
-        if not finite.all():
-            raise InputError(f"{path}: {key!r} is not finite in {(~finite).sum()} rows, first in row {finite.argmin()}")
-    largest = np.abs(columns["actions"].astype(np.float64)).max(axis=1)
-    if largest.max() > 1 + ACTION_TOLERANCE:
-        row = int(largest.argmax())
-        raise InputError(
-            f"{path}: 'actions': expected values in [-1, 1] for {task.environment}, "
-            f"found {largest[row]:.6g} in row {row}"
-        )
+        tall = not widths[key] and shape[1:] == (1,)
+        if shape[1:] != widths[key] and not tall:
+            raise InputError(
+                f"{path}: {key!r}: expected shape {(rows, *widths[key])} for {task.environment}, found {shape}"
+            )
+    return rows
 
 
-def _ends(path: Path, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """terminal and timeout, never both in one row; an unfinished tail ends like a timeout."""
-    flags = {}
-    for key in ("terminals", "timeouts"):
-        value = columns.get(key, np.zeros(len(columns["rewards"]), bool))
-        if not np.isin(value, (0, 1)).all():
-            raise InputError(f"{path}: {key!r}: expected 0 or 1, found {value[~np.isin(value, (0, 1))][0]}")
-        flags[key] = value.astype(bool)
-    terminal = flags["terminals"]
-    timeout = flags["timeouts"] & ~terminal
-    timeout[-1] |= not terminal[-1]
-    return terminal, timeout
+def _is_array_of_numbers(item: h5py.Group | h5py.Dataset) -> bool:
+    try:
+        return isinstance(item, h5py.Dataset) and item.shape is not None and item.dtype.kind in "fiub"
+    except (TypeError, ValueError):  # a type that NumPy does not have
+        return False
+
+
+def _rows(file: h5py.File, path: Path, key: str, rows: slice) -> np.ndarray:
+    """Some rows of one key; a column of N×1 comes as N."""
+    try:
+        found = file[key][rows]
+    except (ValueError, TypeError, MemoryError) as error:
+        raise InputError(f"{path}: {key!r}: cannot be read ({' '.join(str(error).split())})") from error
+    one_wide = key in ("rewards", "terminals", "timeouts")
+    return found.reshape(len(found)) if one_wide else found
+
+
+def _flag(file: h5py.File, path: Path, key: str, rows: int) -> np.ndarray:
+    if key not in file:
+        return np.zeros(rows, bool)
+    value = _rows(file, path, key, slice(None))
+    wrong = ~np.isin(value, (0, 1))
+    if wrong.any():
+        raise InputError(f"{path}: {key!r}: expected 0 or 1, found {value[wrong][0]}")
+    return value.astype(bool)
+
+
+def _broken(file: h5py.File, path: Path, block: slice, rows: int) -> np.ndarray:
+    """bool: rows whose stored successor is not the next row's observation; an episode ends there, flag or not."""
+    following = _rows(file, path, "observations", slice(block.start + 1, min(block.stop + 1, rows)))
+    successor = _rows(file, path, "next_observations", block)[: len(following)]
+    result = np.zeros(block.stop - block.start, dtype=bool)
+    result[: len(following)] = apart(successor, following)
+    return result
+
+
+def _time_limits(terminal: np.ndarray, limit: int) -> np.ndarray:
+    """bool [rows]: where an episode reaches the time limit, for files that do not say so (as d4rl's own reader)."""
+    _, step = number_episodes(terminal)
+    return ((step + 1) % limit == 0) & ~terminal
 
 
 def _drop_timeouts(terminal: np.ndarray, timeout: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,127 +5,212 @@ The names follow D4RL's pattern, but these are not D4RL's data: other policies, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 
 from dawm.config import ExportSettings
-from dawm.data.sources import SourceData
-from dawm.data.transitions import Transitions
-from dawm.environments.behaviour import SHIPPED, BehaviourPolicy
-from dawm.environments.tasks import TASKS, Task, simulator_version
+from dawm.data.sources import BLOCK_ROWS, Columns, SourceData
+from dawm.environments.behaviour import EXPLORATION_NOISE, SHIPPED, BehaviourPolicy
+from dawm.environments.tasks import TASKS, Task, simulator_version, task_of
 from dawm.errors import InputError
 from dawm.progress import Progress
 from dawm.randomness import derived_seed, generator
 
+RANDOM_TRANSITIONS = 100_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """A share of a data set's transitions.
+
+    kind: who acts; "policies": the ladder's checkpoints from early to medium, an episode each in turn; "random":
+    nobody, actions are uniform.
+    """
+
+    kind: Literal["random", "medium", "expert", "policies"]
+    share: float
+
 
 @dataclass(frozen=True)
 class Mixture:
-    """A replay buffer's history, thinned out: first uniformly random actions, then a task's shipped checkpoints in
-    turn, an episode each, with the Gaussian exploration noise of their training."""
+    """One data set of the suite; `transitions` is how many D4RL's data set of that name has, rounded."""
 
     task: str
     transitions: int
-    random_share: float  # of all transitions, before training began
-    exploration_noise: float
+    parts: tuple[Part, ...]
 
 
-# The last checkpoint had 190,000 steps behind it, of which the first 5,000 were random: about a fortieth.
-SUITE = {"hopper-medium-replay": Mixture("hopper", 60_000, random_share=0.025, exploration_noise=0.1)}
+def _suite() -> Iterator[tuple[str, Mixture]]:
+    # A replay buffer begins with what was collected before training: 5,000 random steps (stable-baselines3's and our
+    # `learning_starts`) of those that the ladder's last checkpoint had behind it.
+    for task, replayed, random_share in (
+        ("hopper", 400_000, 0.025),
+        ("halfcheetah", 200_000, 0.075),
+        ("walker2d", 300_000, 0.015),
+    ):
+        yield f"{task}-random", Mixture(task, 1_000_000, (Part("random", 1.0),))
+        yield f"{task}-medium", Mixture(task, 1_000_000, (Part("medium", 1.0),))
+        replay = (Part("random", random_share), Part("policies", 1 - random_share))
+        yield f"{task}-medium-replay", Mixture(task, replayed, replay)
+        yield f"{task}-medium-expert", Mixture(task, 2_000_000, (Part("medium", 0.5), Part("expert", 0.5)))
+        yield f"{task}-expert", Mixture(task, 1_000_000, (Part("expert", 1.0),))
 
 
-def collect_local(settings: ExportSettings) -> SourceData:
-    """Rolls the mixture out in the simulator until there are as many transitions as asked for."""
+SUITE = dict(_suite())
+
+
+def open_local(settings: ExportSettings) -> SourceData:
+    """`local/NAME`: rolls a mixture out until there are as many transitions as asked for."""
     name = settings.source.removeprefix("local/")
     if name not in SUITE:
-        raise InputError(f"source: expected one of {', '.join(f'local/{n}' for n in SUITE)}, found local/{name}")
+        raise InputError(f"source: expected one of {', '.join(f'local/{n}' for n in SUITE)}, found {settings.source}")
     mixture = SUITE[name]
     task = TASKS[mixture.task]
-    if settings.environment not in (None, task.environment):
-        raise InputError(f"environment: expected null or {task.environment}, found {settings.environment}")
-    paths = sorted((SHIPPED / mixture.task).glob("*.safetensors"))
+    if settings.environment is not None and task_of(settings.environment) != task:
+        raise InputError(f"environment: expected null for {settings.source}, which is made in {task.environment}")
     total = settings.transitions or mixture.transitions
-    random_rows = round(mixture.random_share * total)
-    columns = collect(
-        task,
-        [BehaviourPolicy.load(path) for path in paths],
-        random_rows,
-        total - random_rows,
-        noise=mixture.exploration_noise,
-        seed=settings.seed,
-    )
+    ends = np.round(np.cumsum([part.share for part in mixture.parts]) * total).astype(int)
+    rows = dict(zip([part.kind for part in mixture.parts], np.diff(ends, prepend=0).tolist(), strict=True))
+    paths = {kind: behaviour_files(task.name, kind) for kind in rows}
+    policies = {kind: [BehaviourPolicy.load(path) for path in files] for kind, files in paths.items()}
     facts = {
         "source": settings.source,
         "simulator": simulator_version(),
         "terminal_successors_known": True,
-        "behaviour_policies": [path.stem for path in paths],
-        "exploration_noise": mixture.exploration_noise,
-        "random_transitions": random_rows,
+        "behaviour_policies": {kind: [path.stem for path in files] for kind, files in paths.items()},
+        "exploration_noise": EXPLORATION_NOISE,
+        "transitions_by_kind": rows,
     }
-    return SourceData(task, Transitions.real(**columns), facts)
+    return SourceData(task, total, collect(task, policies, rows, noise=EXPLORATION_NOISE, seed=settings.seed), facts)
+
+
+def open_random(settings: ExportSettings) -> SourceData:
+    """`random`: uniformly random actions in the environment that the config gives."""
+    if settings.environment is None:
+        raise InputError("environment: expected one for the source `random`, such as {id: Pendulum-v1}, found null")
+    task = task_of(settings.environment)
+    total = settings.transitions or RANDOM_TRANSITIONS
+    environment = task.make()
+    facts = {
+        "source": "random",
+        "simulator": simulator_version(environment),
+        "terminal_successors_known": True,
+    }
+    environment.close()
+    return SourceData(task, total, collect(task, {"random": []}, {"random": total}, seed=settings.seed), facts)
+
+
+def behaviour_files(task: str, kind: str) -> list[Path]:
+    """The shipped policies of a part. The ladder's files are named after the steps of their training."""
+    folder = SHIPPED / task
+    if kind == "policies":
+        return sorted(folder.glob("[0-9]*.safetensors"))
+    return [] if kind == "random" else [folder / f"{kind}.safetensors"]
 
 
 def collect(
-    task: Task, policies: Sequence[BehaviourPolicy], random_rows: int, policy_rows: int, *, noise: float, seed: int
-) -> dict[str, np.ndarray]:
-    """Columns of episodes with random actions, then of the policies in turn; each part is cut at its number of rows,
-    where its last episode ends like a timeout."""
+    task: Task,
+    policies: dict[str, list[BehaviourPolicy]],
+    rows: dict[str, int],
+    *,
+    seed: int,
+    noise: float = EXPLORATION_NOISE,
+) -> Iterator[Columns]:
+    """Blocks of episodes: for each kind its policies in turn, an episode each (random actions where there are none).
+
+    Each kind is cut at its number of rows, where its last episode ends like a timeout. Episodes depend on
+    (seed, task, kind, number) alone.
+    """
     environment = task.make()
-    progress = Progress("export", random_rows + policy_rows)
-    parts: dict[str, list] = {}
-    for kind, rows in (("random", random_rows), ("policies", policy_rows)):
+    progress = Progress("export", sum(rows.values()))
+    recorder = Recorder(task, environment)
+    for kind, count in rows.items():
         episode = collected = 0
-        while collected < rows:
-            rng = generator(seed, "behaviour", task.name, kind, episode)
-            act = _explorer(None if kind == "random" else policies[episode % len(policies)], task, noise, rng)
+        while collected < count:
+            policy = policies[kind][episode % len(policies[kind])] if policies[kind] else None
+            act = _explorer(policy, task, noise, generator(seed, "behaviour", task.name, kind, episode))
             reset_seed = derived_seed(seed, "reset", task.name, kind, episode)
-            for row in _episode(environment, act, rows - collected, reset_seed):
-                for name, value in row.items():
-                    parts.setdefault(name, []).append(value)
-                collected += 1
-                progress.advance()
+            length = recorder.episode(act, count - collected, reset_seed)
+            collected += length
+            progress.advance(length)
             episode += 1
+            if recorder.rows >= BLOCK_ROWS:
+                yield recorder.take()
+    if recorder.rows:
+        yield recorder.take()
     environment.close()
-    return {name: np.asarray(values) for name, values in parts.items()}
 
 
 def _explorer(
     policy: BehaviourPolicy | None, task: Task, noise: float, rng: np.random.Generator
 ) -> Callable[[np.ndarray], np.ndarray]:
     """observation [obs_dim] → action float32 [act_dim]: noisy, or uniform where there is no policy."""
+    low, high = np.array(task.action_low, np.float32), np.array(task.action_high, np.float32)
 
-    def act(observation: np.ndarray) -> np.ndarray:
-        if policy is None:
-            return rng.uniform(-1.0, 1.0, task.action_dim).astype(np.float32)
+    def uniform(observation: np.ndarray) -> np.ndarray:
+        return rng.uniform(low, high).astype(np.float32)
+
+    if policy is None:
+        return uniform
+
+    def explore(observation: np.ndarray) -> np.ndarray:
         explored = policy(observation) + noise * rng.standard_normal(task.action_dim)
-        return np.clip(explored, -1.0, 1.0).astype(np.float32)
+        return np.minimum(np.maximum(explored, -1.0), 1.0).astype(np.float32)
 
-    return act
+    return explore
 
 
-def _episode(
-    environment: gymnasium.Env, act: Callable[[np.ndarray], np.ndarray], longest: int, seed: int
-) -> Iterator[dict[str, Any]]:
-    """The rows of one episode, of at most `longest`, with the simulator's state before each step."""
-    simulator: Any = environment.unwrapped
-    observation, _ = environment.reset(seed=seed)
-    for number in range(longest):
-        qpos, qvel = simulator.data.qpos.copy(), simulator.data.qvel.copy()
-        action = act(observation)
-        successor, reward, terminal, truncated, _ = environment.step(action)
-        yield {
-            "observation": observation,
-            "action": action,
-            "reward": reward,
-            "next_observation": successor,
-            "terminal": terminal,
-            "timeout": (truncated or number == longest - 1) and not terminal,
-            "qpos": qpos,
-            "qvel": qvel,
+class Recorder:
+    """Columns of the episodes rolled out since the last `take`, with the simulator's state before each step."""
+
+    def __init__(self, task: Task, environment: gymnasium.Env) -> None:
+        self.environment = environment
+        simulator: Any = environment.unwrapped
+        self.data = getattr(simulator, "data", None) if hasattr(simulator, "set_state") else None
+        size = BLOCK_ROWS + task.max_episode_steps
+        shapes: dict[str, tuple[tuple[int, ...], type]] = {
+            "observation": ((task.observation_dim,), np.float64),
+            "action": ((task.action_dim,), np.float32),
+            "reward": ((), np.float64),
+            "next_observation": ((task.observation_dim,), np.float64),
+            "terminal": ((), np.bool_),
+            "timeout": ((), np.bool_),
         }
-        if terminal or truncated:
-            return
-        observation = successor
+        if self.data is not None:
+            shapes |= {name: (getattr(self.data, name).shape, np.float64) for name in ("qpos", "qvel")}
+        self.columns: dict[str, np.ndarray] = {
+            name: np.zeros((size, *shape), kind) for name, (shape, kind) in shapes.items()
+        }
+        self.rows = 0
+
+    def episode(self, act: Callable[[np.ndarray], np.ndarray], longest: int, seed: int) -> int:
+        """Rolls one episode out, of at most `longest` rows; returns how many it has."""
+        step, data = self.environment.step, self.data
+        columns = self.columns
+        observation, _ = self.environment.reset(seed=seed)
+        row = first = self.rows
+        ended = False
+        while not ended and row - first < longest:
+            if data is not None:
+                columns["qpos"][row], columns["qvel"][row] = data.qpos, data.qvel
+            action = act(observation)
+            successor, reward, terminal, truncated, _ = step(action)
+            columns["observation"][row], columns["action"][row] = observation, action
+            columns["next_observation"][row], columns["reward"][row] = successor, reward
+            columns["terminal"][row] = terminal
+            columns["timeout"][row] = False
+            observation, ended = successor, terminal or truncated
+            row += 1
+        columns["timeout"][row - 1] = not columns["terminal"][row - 1]
+        self.rows = row
+        return row - first
+
+    def take(self) -> Columns:
+        taken = {name: column[: self.rows].copy() for name, column in self.columns.items()}
+        self.rows = 0
+        return taken
