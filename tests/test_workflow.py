@@ -240,3 +240,51 @@ def test_a_data_set_that_does_not_exist_fails_with_its_sentence_in_the_terminal(
     assert run.returncode != 0
     assert "dawm export: nowhere/hopper_medium-v2.hdf5: no such file" in run.stdout + run.stderr
     assert not list((folder / "results").rglob("provenance.json"))
+
+
+def test_worked_example_of_an_own_environment_runs_to_its_report(tmp_path: Path) -> None:
+    """The committed file with fewer steps, and a second data set without scores or states to replay."""
+    folder = clone(tmp_path)
+    config = yaml.safe_load((ROOT / "config" / "own-environment.yaml").read_text())
+    config |= {"experiment": "own-short", "seeds": [0]}
+    config["datasets"]["pendulum"]["transitions"] = 1500
+    config["datasets"]["swing"] = {"source": "random", "transitions": 1500, "environment": {"id": "Pendulum-v1"}}
+    config["world_model"] |= {"gradient_steps": 40}
+    config["inverse_dynamics"] |= {"gradient_steps": 40}
+    config["synthesis"] |= {"trajectories": 300}
+    for learner in config["algorithms"].values():
+        learner |= {"gradient_steps": 40, "evaluate_every": 20, "evaluation_episodes": 2}
+    (folder / "own.yaml").write_text(yaml.safe_dump(config))
+    run = snakemake(folder, config="own.yaml")
+    assert run.returncode == 0, run.stderr
+    results = folder / "results" / "own-short"
+    scores = pd.read_csv(results / "tables" / "scores.csv").set_index("dataset")
+    assert scores.loc["pendulum", "normalized_score_last"].notna().all()
+    assert scores.loc["swing", "normalized_score_last"].isna().all() and (scores.loc["swing", "return_last"] < 0).all()
+    fidelity = pd.read_csv(results / "tables" / "fidelity.csv")
+    coverage = fidelity[fidelity["quantity"] == "state_error"].groupby("dataset")["coverage"].max()
+    assert coverage["pendulum"] == 1 and coverage["swing"] == 0
+    assert (results / "report.html").stat().st_size > 50_000
+
+
+def test_datasets_are_made_and_described_by_one_command(tmp_path: Path) -> None:
+    folder = clone(tmp_path)
+    config = yaml.safe_load((folder / "config" / "local-suite.yaml").read_text())
+    assert len(config["datasets"]) == 15
+    few = ("hopper-random", "hopper-expert", "walker2d-medium-replay", "halfcheetah-medium-expert")
+    config["datasets"] = {name: config["datasets"][name] | {"transitions": 2500} for name in few}
+    config["inspection"] = {"rows": 200}
+    (folder / "suite.yaml").write_text(yaml.safe_dump(config))
+    run = snakemake(folder, "datasets", config="suite.yaml")
+    assert run.returncode == 0, run.stderr
+    overview = folder / "results" / "local-suite" / "overview"
+    table = pd.read_csv(overview / "datasets.csv").set_index("dataset")
+    assert list(table.index) == list(few)
+    assert (table["rows"] == 2500).all() and (table["rows_replayed"] == 200).all() and (table["reproduced"] == 1).all()
+    score = table["normalized_score_mean"]
+    assert score["hopper-random"] < 5 < 80 < score["hopper-expert"]
+    for name in few:
+        metadata = open_sealed(folder / "results" / "local-suite" / "datasets" / name, "dataset").metadata
+        assert table.loc[name, "return_mean"] == pytest.approx(metadata["mean_return"], rel=1e-5)
+        assert f"| {name} | 2,500 | {metadata['episodes']:,} |" in (overview / "datasets.md").read_text()
+    assert (overview / "returns.png").read_bytes().startswith(b"\x89PNG")
