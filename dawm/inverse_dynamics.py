@@ -58,7 +58,7 @@ def train_inverse_dynamics(
 ) -> None:
     """Writes `output`/model.safetensors, metrics.csv, evaluations.csv (held-out error per dimension), the seal."""
     data = open_sealed(dataset, "dataset")
-    transitions = read_transitions(data)
+    transitions = read_transitions(data, states=False)
     held_out = held_out_rows(data, transitions)
     usable = usable_pairs(data, transitions)
     torch.manual_seed(derived_seed(seed, "inverse-dynamics", "weights"))

@@ -85,7 +85,7 @@ def synthesize_shard(
             f"sampling_steps: expected at most the {levels} noise levels of {world_model}, "
             f"found {settings.sampling_steps}"
         )
-    transitions = read_transitions(parts.data)
+    transitions = read_transitions(parts.data, states=False)
     plan = Plan(parts.world_model.settings, settings, transitions)
     begin, end = shard_range(settings, shard)
     progress = Progress("synthesize", (end - begin) * BLOCK)

@@ -274,15 +274,15 @@ def test_datasets_are_made_and_described_by_one_command(tmp_path: Path) -> None:
     few = ("hopper-random", "hopper-expert", "walker2d-medium-replay", "halfcheetah-medium-expert")
     config["datasets"] = {name: config["datasets"][name] | {"transitions": 2500} for name in few}
     config["inspection"] = {"rows": 200}
-    (folder / "suite.yaml").write_text(yaml.safe_dump(config))
-    run = snakemake(folder, "datasets", config="suite.yaml")
+    (folder / "suite.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    run = snakemake(folder, "--", "datasets", config="suite.yaml")
     assert run.returncode == 0, run.stderr
     overview = folder / "results" / "local-suite" / "overview"
     table = pd.read_csv(overview / "datasets.csv").set_index("dataset")
     assert list(table.index) == list(few)
     assert (table["rows"] == 2500).all() and (table["rows_replayed"] == 200).all() and (table["reproduced"] == 1).all()
     score = table["normalized_score_mean"]
-    assert score["hopper-random"] < 5 < 80 < score["hopper-expert"]
+    assert score["hopper-random"] < 5 < 60 < score["hopper-expert"]
     for name in few:
         metadata = open_sealed(folder / "results" / "local-suite" / "datasets" / name, "dataset").metadata
         assert table.loc[name, "return_mean"] == pytest.approx(metadata["mean_return"], rel=1e-5)

@@ -84,7 +84,7 @@ def assess(
     for key, sealed in inputs.items():
         if imagined_seal.provenance["inputs"][key] != sealed.digest:
             raise InputError(f"{synthetic}: was not made from {sealed.folder}; synthesize again")
-    transitions, imagined = read_transitions(data), read_transitions(imagined_seal)
+    transitions, imagined = read_transitions(data, states=False), read_transitions(imagined_seal)
     held_out = held_out_rows(data, transitions) & usable_pairs(data, transitions)
     if not held_out.any():
         raise InputError(f"{dataset}: expected held-out episodes with true successors to judge by, found none")

@@ -153,11 +153,16 @@ def write_shard(path: Path, transitions: Transitions, identity: str = "") -> Non
         pq.write_table(table, part, compression="zstd", use_dictionary=False, use_byte_stream_split=floats)
 
 
-def parse_shard(content: bytes, path: Path) -> Transitions:
-    """The transitions in one shard's bytes; refused by name where it is no Parquet or has another schema."""
+def parse_shard(content: bytes, path: Path, states: bool = True) -> Transitions:
+    """The transitions in one shard's bytes; refused by name where it is no Parquet or has another schema.
+
+    states: whether qpos and qvel are wanted.
+    """
     try:
-        table = pq.read_table(io.BytesIO(content), use_threads=False)
-        names = table.column_names
+        file = pq.ParquetFile(io.BytesIO(content))
+        names = file.schema_arrow.names
+        wanted = names if states else [name for name in names if name not in OPTIONAL]
+        table = file.read(wanted, use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         detail = " ".join(str(error).split())
         raise InputError(f"{path}: expected a Parquet file of transitions, found: {detail}") from error
@@ -165,7 +170,7 @@ def parse_shard(content: bytes, path: Path) -> Transitions:
     for name in _VECTORS | _SCALARS:
         if names.count(name) > 1:
             raise InputError(f"{path}: column {name!r}: expected once, found {names.count(name)} times")
-        if name in names:
+        if name in wanted:
             columns[name] = _array(table.column(name), name, path)
         elif name not in OPTIONAL:
             raise InputError(f"{path}: column {name!r} is missing; a transitions table has all of its columns")
@@ -202,10 +207,10 @@ def shard_identity(path: Path) -> str:
     return metadata.get(b"dawm.identity", b"").decode()
 
 
-def read_transitions(sealed: Sealed) -> Transitions:
-    """All shards of a sealed data set, each verified, in order."""
+def read_transitions(sealed: Sealed, states: bool = True) -> Transitions:
+    """All shards of a sealed data set, each verified, in order. states: whether qpos and qvel are wanted."""
     names = [name for name in sealed.files if name.endswith(".parquet")]
-    parts = [parse_shard(sealed.read(name), sealed.folder / name) for name in names]
+    parts = [parse_shard(sealed.read(name), sealed.folder / name, states) for name in names]
     dims = (sealed.metadata["observation_dim"], sealed.metadata["action_dim"])
     for name, part in zip(names, parts, strict=True):
         if (part.observation_dim, part.action_dim) != dims:

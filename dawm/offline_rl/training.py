@@ -41,7 +41,7 @@ def train_policy(
 ) -> None:
     """Writes `output`/policy.safetensors (with its normalizer), evaluations.csv, metrics.csv and the seal."""
     data = open_sealed(dataset, "dataset")
-    real = read_transitions(data)
+    real = read_transitions(data, states=False)
     inputs = {"dataset": data}
     imagined = None
     if real_fraction < 1:

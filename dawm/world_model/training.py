@@ -31,7 +31,7 @@ def train_world_model(
 ) -> None:
     """Writes `output`/model.safetensors (averaged weights, normalizers), metrics.csv and the seal."""
     data = open_sealed(dataset, "dataset")
-    transitions = read_transitions(data)
+    transitions = read_transitions(data, states=False)
     held_out = held_out_rows(data, transitions)
     torch.manual_seed(derived_seed(seed, "world-model", "weights"))
     model = WorldModel(settings, transitions.observation_dim, transitions.action_dim)
