@@ -226,7 +226,86 @@ def test_environment_setting_wins_over_the_file_name(tmp_path, name):
     assert sealed.metadata["environment"] == "Hopper-v4"
 
 
+def test_seam_between_two_files_ends_an_episode_without_a_flag(tmp_path):
+    """As in medium-expert files, where one set follows another: the first one's last episode has no end."""
+    columns = hopper_columns([(4, "terminal"), (3, "unfinished"), (5, "timeout"), (2, "terminal")])
+    found, sealed = exported(write_hdf5(tmp_path / NAME, columns), tmp_path / "out")
+    assert found.episode.tolist() == [0] * 4 + [1] * 3 + [2] * 5 + [3] * 2
+    assert np.flatnonzero(found.timeout).tolist() == [6, 11]
+    assert found.discount[6] == 1  # a cut is no terminal
+    assert sealed.metadata["unmarked_episode_ends"] == 1
+
+
+def test_successors_that_fit_to_rounding_are_no_seam(tmp_path):
+    columns = hopper_columns(float_type="f8")
+    columns["next_observations"] = columns["next_observations"].astype("f4").astype("f8")
+    _, sealed = exported(write_hdf5(tmp_path / NAME, columns), tmp_path / "out")
+    assert sealed.metadata["unmarked_episode_ends"] == 0
+
+
+def test_without_timeouts_and_successors_episodes_end_at_the_time_limit(tmp_path):
+    columns = without(hopper_columns([(7, "terminal"), (2500, "terminal")]), "next_observations", "timeouts")
+    found, _ = exported(write_hdf5(tmp_path / NAME, columns), tmp_path / "out")
+    lengths = np.bincount(found.episode)
+    assert lengths.tolist() == [7, 999, 999, 500]  # the row at each limit has no successor
+    assert found.timeout.sum() == 2 and found.terminal.sum() == 2
+
+
+def test_blocks_do_not_show(tmp_path, monkeypatch):
+    """Rows, ends and successors are the same whatever the size of the blocks that the file is read in."""
+    import dawm.data.sources.hdf5 as hdf5
+
+    episodes = [(40, "terminal"), (33, "unfinished"), (64, "timeout"), (1, "timeout"), (30, "unfinished")]
+    for left_out in ((), ("next_observations",), ("timeouts",), ("timeouts", "next_observations")):
+        path = write_hdf5(tmp_path / NAME, without(hopper_columns(episodes), *left_out))
+        whole = [exported(path, tmp_path / "whole")[0]]
+        for size in (1, 7, 32):
+            monkeypatch.setattr(hdf5, "BLOCK_ROWS", size)
+            whole.append(exported(path, tmp_path / f"{size}")[0])
+        monkeypatch.undo()
+        for other in whole[1:]:
+            for name, column in whole[0].columns().items():
+                np.testing.assert_array_equal(other.columns()[name], column, err_msg=f"{left_out} {name}")
+
+
+def test_metadata_of_any_kind_beside_the_columns_does_not_matter(tmp_path):
+    columns = hopper_columns() | {
+        "metadata/algorithm": "SAC",
+        "metadata/iteration": 5,
+        "metadata/policy/fc0": np.ones(3),
+    }
+    found, _ = exported(write_hdf5(tmp_path / NAME, columns), tmp_path / "out")
+    assert len(found) == ROWS
+
+
+def test_actions_may_have_asymmetric_bounds(tmp_path, refused):
+    """Swimmer-like bounds of another environment: the file is judged by the environment's own."""
+    columns = hopper_columns(observation_dim=4, action_dim=1)
+    columns["actions"] = columns["actions"] * 3
+    inside = {"id": "InvertedPendulum-v5"}  # actions in [-3, 3]
+    found, _ = exported(
+        write_hdf5(tmp_path / "mine.hdf5", columns), tmp_path / "out", environment=EnvironmentSettings(**inside)
+    )
+    np.testing.assert_array_equal(found.action, columns["actions"])
+    columns["actions"][2] = 3.1
+    message = refused(write_hdf5(tmp_path / "mine.hdf5", columns), environment=inside)
+    assert "'actions': expected values in [-3, 3] for InvertedPendulum-v5, found 3.1 in row 2" in message
+
+
 # --- bad files --------------------------------------------------------------------------------------------------
+
+
+def test_rows_in_disorder_are_refused(tmp_path, refused):
+    columns = hopper_columns([(60, "timeout")])
+    order = np.random.default_rng(0).permutation(60)
+    message = refused(write_hdf5(tmp_path / NAME, {name: column[order] for name, column in columns.items()}))
+    assert "the rows must be in the order of collection" in message and NAME in message
+
+
+@pytest.mark.parametrize(("key", "value"), [("transitions", 1000), ("base_url", "http://mirror")])
+def test_setting_of_another_source_is_refused(tmp_path, refused, key, value):
+    message = refused(write_hdf5(tmp_path / NAME, hopper_columns()), **{key: value})
+    assert f"{key}: expected null for the source hdf5:" in message
 
 
 def test_unknown_file_name_asks_for_the_environment(tmp_path, refused):
@@ -483,6 +562,48 @@ def test_damaged_file_is_read_or_refused_and_nothing_else(whole, data):
         path = Path(folder) / NAME
         path.write_bytes(damaged[:length])
         read_or_refused(path)
+
+
+NUMBERS = st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.sampled_from([0.0, 1.0, -1.0, 0.5, 1e39, 2.0]))
+
+
+@examples(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(
+    changes=st.lists(
+        st.tuples(st.sampled_from([*FLOATS, *FLAGS]), st.integers(0, ROWS - 1), st.integers(0, 10), NUMBERS),
+        min_size=1,
+        max_size=4,
+    ),
+    left_out=st.sets(st.sampled_from(["timeouts", "next_observations"])),
+)
+def test_changed_values_come_back_as_they_are_or_are_refused(changes, left_out):
+    """Never a traceback, and never another number in the table than in the file."""
+    columns = {name: value.astype("f8") for name, value in hopper_columns().items()}
+    for key, row, dimension, number in changes:
+        place = (row,) if columns[key].ndim == 1 else (row, dimension % columns[key].shape[1])
+        columns[key][place] = number
+    columns = without(columns, *left_out)
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_hdf5(Path(folder) / NAME, columns)
+        try:
+            source = open_source(ExportSettings(source=f"hdf5:{path}"))
+        except InputError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            return
+        (block,) = source.blocks
+    assert np.isin(columns["terminals"], (0, 1)).all()
+    kept = np.isin(columns["rewards"].astype("f4"), block["reward"])
+    rows = np.flatnonzero(kept)[: len(block["reward"])]
+    if "next_observations" in columns:
+        assert len(block["reward"]) == ROWS
+        np.testing.assert_array_equal(block["next_observation"], columns["next_observations"].astype("f4"))
+        rows = np.arange(ROWS)
+    if len(np.unique(columns["rewards"])) == ROWS:  # rows can be told apart
+        np.testing.assert_array_equal(block["observation"], columns["observations"][rows].astype("f4"))
+        np.testing.assert_array_equal(block["action"], columns["actions"][rows].clip(-1, 1).astype("f4"))
+        np.testing.assert_array_equal(block["terminal"], columns["terminals"][rows].astype(bool))
+    assert (np.abs(block["action"]) <= 1).all()
+    assert not (block["terminal"] & block["timeout"]).any() and (block["terminal"] | block["timeout"])[-1]
 
 
 COLUMNS = st.sampled_from([*FLOATS, *FLAGS, "infos/qpos", "infos/qvel"])
