@@ -6,10 +6,11 @@ export TORCH_INDEX
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check config-reference publish lock clean
+.PHONY: help setup run suite test check config-reference publish publish-suite lock clean
 
 help:
 	@echo "make run     set up, then run the workflow (CORES=4, CONFIG=config/other.yaml; default: the quickstart)"
+	@echo "make suite   set up, then collect the local suite's 15 data sets and describe them"
 	@echo "make test    set up, then run all tests"
 	@echo "make check   set up, then check style, types and the workflow"
 	@echo "make config-reference   write the config's schema and table of keys anew"
@@ -24,6 +25,10 @@ setup:
 run: setup
 	@exec sh run.sh --cores $(CORES) $(if $(CONFIG),--configfile "$(CONFIG)")
 	@$(PYTHON) -m dawm report-path $(if $(CONFIG),"$(CONFIG)",config/quickstart.yaml)
+
+# 15.9 million transitions: 34 minutes on 2 cores, 3.4 GB.
+suite: setup
+	@exec sh run.sh datasets --cores $(CORES) --configfile config/local-suite.yaml
 
 # One thread for each test process: torch's own threads would fight over the cores.
 test: setup
@@ -46,6 +51,14 @@ publish: run
 	cp results/quickstart/tables/*.csv results/quickstart/tables/*.json results/published/quickstart/tables/
 	cp results/quickstart/figures/*.png results/published/quickstart/figures/
 	cp results/quickstart/report.html results/published/quickstart/
+
+# What docs/datasets.md quotes of the suite.
+publish-suite: suite
+	mkdir -p results/published/local-suite/inspections
+	cp results/local-suite/overview/datasets.csv results/local-suite/overview/datasets.md \
+		results/local-suite/overview/returns.png results/published/local-suite/
+	for folder in results/local-suite/inspections/*; do \
+		cp "$$folder/inspection.json" "results/published/local-suite/inspections/$$(basename "$$folder").json"; done
 
 lock:
 	@sh lock.sh
