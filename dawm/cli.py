@@ -49,6 +49,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--environment", metavar="ID", help="gymnasium's id, for a file that does not tell it")
     made.add_argument("--output", type=Path, help="where the figure goes; default: inspections/NAME")
     command("describe", _describe, "one table and figure of all inspected data sets", "results", "settings")
+    made = command("export-to", _export_to, "write transitions for other people's learners", "output")
+    made.add_argument("layout", choices=["d4rl-hdf5", "minari", "parquet"])
+    made.add_argument("--dataset", type=Path, help="folder of a sealed data set: real transitions")
+    made.add_argument(
+        "--synthetic", type=Path, help="folder of synthetic transitions; with --dataset: both, real first"
+    )
+    made.add_argument("--id", help="of the new Minari data set, such as dawm/hopper-medium-v0")
     models = ("dataset", "settings", "output", "seed", "device")
     command("train-world-model", _train_world_model, "train the diffusion world model", *models)
     command("train-inverse-dynamics", _train_inverse_dynamics, "train a = f(s, s')", *models)
@@ -166,6 +173,13 @@ def _describe(parsed: argparse.Namespace) -> None:
     from dawm.config import Matrix
 
     describe(parsed.results, _settings(parsed, Matrix))
+
+
+def _export_to(parsed: argparse.Namespace) -> None:
+    from dawm.data.export_to import export_to
+
+    for sentence in export_to(parsed.layout, parsed.output, parsed.dataset, parsed.synthetic, parsed.id):
+        print(sentence)
 
 
 def _train_world_model(parsed: argparse.Namespace) -> None:
