@@ -18,7 +18,7 @@ import pytest
 from hdf5_files import REQUIRED, hopper_columns, without, write_hdf5
 from loopback_server import Answer, LoopbackServer, loopback_server
 
-from dawm.config import ExportSettings
+from dawm.config import EnvironmentSettings, ExportSettings
 from dawm.data.export import export
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import read_transitions
@@ -483,3 +483,46 @@ def test_cache_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     done = python("import dawm.environments.d4rl", tmp_path, D4RL_DATASET_DIR=str(folder))
     assert f"InputError: {folder}: expected a folder for D4RL's files (" in done.stderr.splitlines()[-1]
     assert done.stderr.splitlines()[-1].endswith("name another in D4RL_DATASET_DIR")
+
+
+# --- the source d4rl/NAME -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_export_holds_the_rows_that_get_dataset_gives(name, cache, tmp_path):
+    task = TASKS[name.split("-")[0]]
+    columns = hopper_columns(observation_dim=task.observation_dim, action_dim=task.action_dim, seed=NAMES.index(name))
+    write_hdf5(dataset_path(name), columns)
+    export(ExportSettings(source=f"d4rl/{name}"), tmp_path / "dataset")
+    sealed = open_sealed(tmp_path / "dataset", "dataset")
+    ours, theirs = read_transitions(sealed), gym.make(name).get_dataset()
+    np.testing.assert_array_equal(ours.observation, theirs["observations"])
+    np.testing.assert_array_equal(ours.next_observation, theirs["next_observations"])
+    np.testing.assert_array_equal(ours.action, theirs["actions"])
+    np.testing.assert_array_equal(ours.reward, theirs["rewards"])
+    np.testing.assert_array_equal(ours.terminal, theirs["terminals"])
+    facts = sealed.metadata
+    assert (facts["source"], facts["environment"]) == (f"d4rl/{name}", task.environment)
+    assert (facts["reference_min"], facts["reference_max"]) == (task.reference_min, task.reference_max)
+
+
+def test_export_downloads_from_the_base_url_of_the_config(server, cache, tmp_path):
+    export(ExportSettings(source=f"d4rl/{NAME}", base_url=server.url), tmp_path / "dataset")
+    assert open_sealed(tmp_path / "dataset", "dataset").metadata["rows"] == 16
+    assert (cache / FILE).exists() and len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("chosen", "sentence"),
+    [
+        ({"source": "d4rl/hopper-medium-v0"}, "source: expected one of d4rl/hopper-random-v2, "),
+        ({"source": "d4rl/"}, "source: expected one of d4rl/hopper-random-v2, "),
+        ({"environment": EnvironmentSettings(id="Hopper-v5")}, "environment: expected null or {id: Hopper-v4}"),
+        ({"transitions": 1000}, "transitions: expected null for the source d4rl/"),
+    ],
+)
+def test_source_that_makes_no_sense_is_refused_before_any_download(server, cache, tmp_path, chosen, sentence):
+    with pytest.raises(InputError) as refused:
+        export(ExportSettings(**{"source": f"d4rl/{NAME}", **chosen}), tmp_path / "dataset")
+    assert str(refused.value).startswith(sentence) and not server.requests
+    assert not (tmp_path / "dataset").exists()

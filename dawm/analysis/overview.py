@@ -79,7 +79,7 @@ def _markdown(table: pd.DataFrame) -> str:
             f"{row['episodes']:,}",
             f"{row['length_mean']:,.0f}",
             f"{row['return_mean']:,.0f} ± {row['return_std']:,.0f}",
-            "–" if pd.isna(score) else f"{score:.1f}",
+            "–" if pd.isna(score) else f"{round(score, 1) + 0.0:.1f}",  # no -0.0
             f"{row['rows_replayed']:,}",
             "–" if pd.isna(reproduced) else f"{100 * reproduced:.2f} %",
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import gymnasium
 import h5py
 import minari
 import numpy as np
+from huggingface_hub.utils import logging as hub_logging
 from minari.dataset.minari_dataset import parse_dataset_id
 from minari.dataset.minari_storage import MinariStorage
 from minari.storage.datasets_root_dir import get_dataset_path
@@ -78,15 +78,14 @@ def _folder(name: str) -> Path:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without Minari's advice and the notice of each of the download's attempts."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    level = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(hub_logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        hub_logging.set_verbosity(level)
 
 
 @contextmanager
