@@ -44,17 +44,17 @@ class Layout:
         """Of the data sets."""
         return self.root / "overview"
 
-    def world_model(self, dataset: str, seed: int | str) -> Path:
-        return self.root / "world-models" / dataset / f"seed-{seed}"
+    def world_model(self, dataset: str, generator: str, seed: int | str) -> Path:
+        return self.root / "world-models" / dataset / generator / f"seed-{seed}"
 
-    def inverse_dynamics(self, dataset: str, seed: int | str) -> Path:
-        return self.root / "inverse-dynamics" / dataset / f"seed-{seed}"
+    def inverse_dynamics(self, dataset: str, generator: str, seed: int | str) -> Path:
+        return self.root / "inverse-dynamics" / dataset / generator / f"seed-{seed}"
 
-    def synthetic(self, dataset: str, seed: int | str) -> Path:
-        return self.root / "synthetic" / dataset / f"seed-{seed}"
+    def synthetic(self, dataset: str, generator: str, seed: int | str) -> Path:
+        return self.root / "synthetic" / dataset / generator / f"seed-{seed}"
 
-    def assessment(self, dataset: str, seed: int | str) -> Path:
-        return self.root / "assessments" / dataset / f"seed-{seed}"
+    def assessment(self, dataset: str, generator: str, seed: int | str) -> Path:
+        return self.root / "assessments" / dataset / generator / f"seed-{seed}"
 
     def policy(self, run: Run) -> Path:
         return self.root / "policies" / run.slug
@@ -81,14 +81,14 @@ def runs(matrix: Matrix) -> Iterator[Run]:
     """Every RL run, in the order of the tables."""
     for dataset in matrix.datasets:
         for algorithm in matrix.algorithms:
-            for augmentation in matrix.real_fractions:
+            for augmentation in matrix.augmentations:
                 for seed in matrix.seeds:
                     yield Run(dataset, algorithm, augmentation, seed)
 
 
-def models(matrix: Matrix) -> Iterator[tuple[str, int]]:
-    """(data set, world-model seed) of every world model that some arm needs."""
-    if any(fraction < 1 for fraction in matrix.real_fractions.values()):
-        for dataset in matrix.datasets:
+def synthetic_sets(matrix: Matrix) -> Iterator[tuple[str, str, int]]:
+    """(data set, generator, world-model seed) of all synthetic transitions that some arm needs."""
+    for dataset in matrix.datasets:
+        for generator in matrix.generators():
             for seed in matrix.world_model_seeds:
-                yield dataset, seed
+                yield dataset, generator, seed

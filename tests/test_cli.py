@@ -485,7 +485,7 @@ MATRIX = {
     "experiment": "e",
     "datasets": ["hopper"],
     "algorithms": ["td3_bc"],
-    "real_fractions": {"real": 1.0},
+    "augmentations": {"real": {"real_fraction": 1.0}},
     "seeds": [0],
     "world_model_seeds": [0],
 }
@@ -496,7 +496,7 @@ def test_tables_name_the_run_that_is_missing(refused, output):
     assert str(output / "policies/hopper/td3_bc/real/seed-0") in message
 
 
-@pytest.mark.parametrize("key", ["datasets", "algorithms", "real_fractions", "seeds", "world_model_seeds"])
+@pytest.mark.parametrize("key", ["datasets", "algorithms", "augmentations", "seeds", "world_model_seeds"])
 def test_tables_of_nothing_are_refused_by_key(refused, output, key):
     settings = json.dumps(MATRIX | {key: type(MATRIX[key])()})
     assert f"--settings: {key}: expected at least 1 entries" in refused(

@@ -23,6 +23,7 @@ from dawm.config import (
     EnvironmentSettings,
     Experiment,
     ExportSettings,
+    GeneratorSettings,
     InspectionSettings,
     InverseDynamicsSettings,
     IQLSettings,
@@ -38,7 +39,7 @@ from dawm.config import (
     read,
 )
 from dawm.errors import InputError
-from dawm.layout import models, runs
+from dawm.layout import runs, synthetic_sets
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = sorted((ROOT / "config").glob("*.yaml"))
@@ -108,8 +109,8 @@ def test_there_are_shipped_configs():
 
 def test_minimal_config_takes_every_default():
     experiment = read(Experiment, MINIMAL, "here")
-    assert experiment.world_model == WorldModelSettings()
-    assert experiment.synthesis == SynthesisSettings()
+    assert experiment.generators == {"dawm": GeneratorSettings()}
+    assert experiment.generators["dawm"].world_model == WorldModelSettings()
     assert experiment.algorithms == AlgorithmsSettings(td3_bc=TD3BCSettings(), iql=IQLSettings())
     assert experiment.seeds == (0, 1) and experiment.world_model_seeds == (0,)
     assert experiment.algorithm_names == ["td3_bc", "iql"]
@@ -121,8 +122,8 @@ def test_given_values_replace_defaults_and_only_them():
 
 
 def test_whole_numbers_serve_as_numbers_and_whole_floats_as_whole_numbers():
-    config = changed("world_model", {"learning_rate": 1, "hidden": 64.0})
-    settings = read(Experiment, config, "here").world_model
+    config = changed("generators.dawm.world_model", {"learning_rate": 1, "hidden": 64.0})
+    settings = read(Experiment, config, "here").generators["dawm"].world_model
     assert (settings.learning_rate, settings.hidden) == (1.0, 64)
     assert isinstance(settings.learning_rate, float) and isinstance(settings.hidden, int)
 
@@ -143,12 +144,38 @@ def test_matrix_names_every_run_once_and_pairs_world_models_in_turn():
         for seed in (3, 5, 9)
     ]
     assert [matrix.world_model_seed(seed) for seed in (3, 5, 9)] == [7, 8, 7]
-    assert list(models(matrix)) == [("hopper", 7), ("hopper", 8)]
+    assert list(synthetic_sets(matrix)) == [("hopper", "dawm", 7), ("hopper", "dawm", 8)]
 
 
 def test_real_data_alone_needs_no_world_model():
     config = changed("augmentations", {"real": {"real_fraction": 1.0}})
-    assert list(models(read(Experiment, config, "here").matrix())) == []
+    assert list(synthetic_sets(read(Experiment, config, "here").matrix())) == []
+
+
+def test_generators_share_models_of_equal_settings():
+    """A second recipe that differs in its sampler alone trains nothing anew."""
+    config = changed("generators", {"dawm": {}, "cold": {"synthesis": {"temperature": 0.1}}, "wide": {}})
+    config["generators"]["wide"]["world_model"] = {"hidden": 512}
+    experiment = read(Experiment, config, "here")
+    owners = {
+        (name, part): experiment.owner(name, part)
+        for name in experiment.generators
+        for part in ("world_model", "inverse_dynamics")
+    }
+    assert {key: owner for key, owner in owners.items() if owner != "dawm"} == {("wide", "world_model"): "wide"}
+
+
+def test_arms_may_share_a_generator_and_only_used_ones_are_run():
+    config = changed("generators", {"dawm": {}, "unused": {}})
+    config["augmentations"]["synthetic_only"] = {"real_fraction": 0, "generator": "dawm"}
+    matrix = read(Experiment, config, "here").matrix()
+    assert [arm.generator for arm in matrix.augmentations.values()] == [None, "dawm", "dawm"]
+    assert list(synthetic_sets(matrix)) == [("hopper", "dawm", 0)]
+
+
+def test_arm_of_an_unknown_generator_is_refused(refused):
+    message = refused(changed("augmentations.joint", {"real_fraction": 0.5}))
+    assert message == "augmentations.joint.generator: expected one of dawm, found joint"
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -180,9 +207,9 @@ def test_check_config_prints_a_config_that_means_the_same(path, tmp_path, capsys
 UNKNOWN = [
     "seed",
     "datasets.hopper.sources",
-    "world_model.guidance",
-    "inverse_dynamics.dropouts",
-    "synthesis.window",
+    "generators.dawm.world_model.guidance",
+    "generators.dawm.inverse_dynamics.dropouts",
+    "generators.dawm.synthesis.window",
     "augmentations.dawm.fraction",
     "algorithms.ppo",
     "algorithms.td3_bc.expectile",
@@ -216,22 +243,22 @@ WRONG = [
     ("datasets.hopper.held_out_fraction", 0, "more than 0", "0"),
     ("datasets.hopper.held_out_fraction", 0.6, "at most 0.5", "0.6"),
     ("datasets.hopper.seed", -1, "at least 0", "-1"),
-    ("world_model", "big", "a mapping", "'big'"),
-    ("world_model.window", 1, "at least 2", "1"),
-    ("world_model.window", 33, "at most 32", "33"),
-    ("world_model.window", 4.5, "a whole number", "4.5"),
-    ("world_model.window", True, "a whole number", "True"),
-    ("world_model.prediction", "velocity", "one of ['clean', 'noise']", "'velocity'"),
-    ("world_model.return_scale", 0, "more than 0", "0"),
-    ("world_model.learning_rate", 0, "more than 0", "0"),
-    ("world_model.learning_rate", True, "a number", "True"),
-    ("world_model.learning_rate", [0.1], "a number", "[0.1]"),
-    ("world_model.discount", 1.01, "at most 1", "1.01"),
-    ("inverse_dynamics.layers", 0, "at least 1", "0"),
-    ("inverse_dynamics.dropout", 1, "at most 0.9", "1"),
-    ("synthesis.sampler", "euler", "one of ['ddpm', 'ddim']", "'euler'"),
-    ("synthesis.shards", 0, "at least 1", "0"),
-    ("synthesis.guidance", -0.1, "at least 0", "-0.1"),
+    ("generators.dawm.world_model", "big", "a mapping", "'big'"),
+    ("generators.dawm.world_model.window", 1, "at least 2", "1"),
+    ("generators.dawm.world_model.window", 33, "at most 32", "33"),
+    ("generators.dawm.world_model.window", 4.5, "a whole number", "4.5"),
+    ("generators.dawm.world_model.window", True, "a whole number", "True"),
+    ("generators.dawm.world_model.prediction", "velocity", "one of ['clean', 'noise']", "'velocity'"),
+    ("generators.dawm.world_model.return_scale", 0, "more than 0", "0"),
+    ("generators.dawm.world_model.learning_rate", 0, "more than 0", "0"),
+    ("generators.dawm.world_model.learning_rate", True, "a number", "True"),
+    ("generators.dawm.world_model.learning_rate", [0.1], "a number", "[0.1]"),
+    ("generators.dawm.world_model.discount", 1.01, "at most 1", "1.01"),
+    ("generators.dawm.inverse_dynamics.layers", 0, "at least 1", "0"),
+    ("generators.dawm.inverse_dynamics.dropout", 1, "at most 0.9", "1"),
+    ("generators.dawm.synthesis.sampler", "euler", "one of ['ddpm', 'ddim']", "'euler'"),
+    ("generators.dawm.synthesis.shards", 0, "at least 1", "0"),
+    ("generators.dawm.synthesis.guidance", -0.1, "at least 0", "-0.1"),
     ("augmentations", {}, "at least 1 entries", "{}"),
     ("augmentations.dawm.real_fraction", 1.5, "at most 1", "1.5"),
     ("augmentations.dawm.real_fraction", -0.5, "at least 0", "-0.5"),
@@ -264,9 +291,9 @@ def test_negative_seed_is_refused_with_its_place(refused, key):
 
 @pytest.mark.parametrize("text", ["1e-3", "3e4", "1.e+3x"])
 def test_number_that_yaml_reads_as_text_is_refused_with_the_way_out(refused, text):
-    config = yaml.safe_dump(MINIMAL) + f"world_model: {{learning_rate: {text}}}\n"
+    config = yaml.safe_dump(MINIMAL) + f"generators: {{dawm: {{world_model: {{learning_rate: {text}}}}}}}\n"
     message = refused(config)
-    assert message.startswith(f"world_model.learning_rate: expected a number, found {text!r}")
+    assert message.startswith(f"generators.dawm.world_model.learning_rate: expected a number, found {text!r}")
     assert ("3.0e-4" in message) == (text != "1.e+3x")
 
 
@@ -297,10 +324,10 @@ def test_name_that_yaml_does_not_read_as_text_is_refused(refused, key, name):
     ("key", "value"),
     [
         ("augmentations.dawm.real_fraction", math.nan),
-        ("world_model.learning_rate", math.inf),
-        ("world_model.return_scale", math.nan),
-        ("synthesis.return_factor", -math.inf),
-        ("synthesis.return_factor", 10**400),  # no float is that large
+        ("generators.dawm.world_model.learning_rate", math.inf),
+        ("generators.dawm.world_model.return_scale", math.nan),
+        ("generators.dawm.synthesis.return_factor", -math.inf),
+        ("generators.dawm.synthesis.return_factor", 10**400),  # no float is that large
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -324,9 +351,11 @@ def test_experiment_without_any_learner_is_refused(refused):
 
 
 def test_more_sampling_steps_than_diffusion_steps_are_refused(refused):
-    message = refused(changed("synthesis.sampling_steps", 11))
-    assert message == "synthesis.sampling_steps: expected at most world_model.diffusion_steps (10), found 11"
-    assert read(Experiment, changed("synthesis.sampling_steps", 10), "here").synthesis.sampling_steps == 10
+    message = refused(changed("generators.dawm.synthesis.sampling_steps", 11))
+    bound = "expected at most world_model.diffusion_steps (10), found 11"
+    assert message == f"generators.dawm.synthesis.sampling_steps: {bound}"
+    as_many = read(Experiment, changed("generators.dawm.synthesis.sampling_steps", 10), "here")
+    assert as_many.generators["dawm"].synthesis.sampling_steps == 10
 
 
 NO_CONFIGS = {
@@ -442,9 +471,10 @@ def test_table_of_keys_holds_every_key_of_every_section(documents):
         "datasets.NAME.environment.termination": TerminationSettings,
         "datasets.NAME.environment.termination.alive, goal": BoundSettings,
         "inspection": InspectionSettings,
-        "world_model": WorldModelSettings,
-        "inverse_dynamics": InverseDynamicsSettings,
-        "synthesis": SynthesisSettings,
+        "generators.NAME": GeneratorSettings,
+        "generators.NAME.world_model": WorldModelSettings,
+        "generators.NAME.inverse_dynamics": InverseDynamicsSettings,
+        "generators.NAME.synthesis": SynthesisSettings,
         "augmentations.NAME": AugmentationSettings,
         "algorithms.td3_bc": TD3BCSettings,
         "algorithms.iql": IQLSettings,

@@ -80,9 +80,9 @@ def results(
     made = Results(tmp_path_factory.mktemp("results") / "tiny", read(Experiment, TINY, "here"))
     layout, experiment = made.layout, made.experiment
     shutil.copytree(dataset, layout.dataset("hopper"))
-    shutil.copytree(synthetic, layout.synthetic("hopper", 0))
-    folders = layout.dataset("hopper"), layout.synthetic("hopper", 0)
-    assess(*folders, inverse_dynamics, experiment.assessment, layout.assessment("hopper", 0), "dawm")
+    shutil.copytree(synthetic, layout.synthetic("hopper", "dawm", 0))
+    folders = layout.dataset("hopper"), layout.synthetic("hopper", "dawm", 0)
+    assess(*folders, inverse_dynamics, experiment.assessment, layout.assessment("hopper", "dawm", 0), "dawm")
     for run in runs(experiment.matrix()):
         fraction = experiment.augmentations[run.augmentation].real_fraction
         settings = experiment.algorithm(run.algorithm)
@@ -193,7 +193,7 @@ def test_data_sets_are_described_by_their_own_metadata(results, dataset):
 def test_fidelity_begins_with_the_promised_columns_and_holds_the_assessment(results):
     table = results.table("fidelity")
     assert list(table[0])[: len(FIDELITY)] == FIDELITY
-    with open(results.layout.assessment("hopper", 0) / "fidelity.csv", newline="") as file:
+    with open(results.layout.assessment("hopper", "dawm", 0) / "fidelity.csv", newline="") as file:
         assessed = list(csv.DictReader(file))
     assert len(table) == len(assessed) > 0
     for row, found in zip(table, assessed, strict=True):
@@ -210,7 +210,7 @@ def test_tables_lead_back_to_every_run_data_set_and_assessment(results):
     inputs = open_sealed(layout.tables, "tables").provenance["inputs"]
     folders = {run.slug: (layout.policy(run), "policy") for run in runs(results.experiment.matrix())}
     folders["datasets/hopper"] = (layout.dataset("hopper"), "dataset")
-    folders["assessments/hopper/seed-0"] = (layout.assessment("hopper", 0), "assessment")
+    folders["assessments/hopper/dawm/seed-0"] = (layout.assessment("hopper", "dawm", 0), "assessment")
     assert inputs == {name: open_sealed(folder, kind).digest for name, (folder, kind) in folders.items()}
 
 
@@ -238,7 +238,7 @@ def test_seed_of_a_world_model_is_written_in_full(results, tmp_path):
     """Arms without a world model leave gaps in the column, which must not turn whole numbers into rounded ones."""
     again = results.copied(tmp_path / "tiny", "datasets", "policies")
     for folder in (Layout.synthetic, Layout.assessment):
-        shutil.copytree(folder(results.layout, "hopper", 0), folder(again.layout, "hopper", 1234567))
+        shutil.copytree(folder(results.layout, "hopper", "dawm", 0), folder(again.layout, "hopper", "dawm", 1234567))
     write_tables(again.root, dataclasses.replace(again.experiment.matrix(), world_model_seeds=(1234567,)))
     found = {(row["augmentation"], row["world_model_seed"]) for row in again.table("scores")}
     assert found == {("real", ""), ("dawm", "1234567")}
@@ -251,7 +251,9 @@ def refusal(attempt: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("part", ["policies/hopper/td3_bc/dawm/seed-4", "datasets/hopper", "assessments/hopper/seed-0"])
+@pytest.mark.parametrize(
+    "part", ["policies/hopper/td3_bc/dawm/seed-4", "datasets/hopper", "assessments/hopper/dawm/seed-0"]
+)
 def test_tables_refuse_a_missing_part_by_name(results, tmp_path, part):
     again = results.copied(tmp_path / "tiny")
     (again.root / part / "provenance.json").unlink()
@@ -260,7 +262,7 @@ def test_tables_refuse_a_missing_part_by_name(results, tmp_path, part):
 
 
 @pytest.mark.parametrize(
-    "name", ["policies/hopper/td3_bc/real/seed-3/evaluations.csv", "assessments/hopper/seed-0/fidelity.csv"]
+    "name", ["policies/hopper/td3_bc/real/seed-3/evaluations.csv", "assessments/hopper/dawm/seed-0/fidelity.csv"]
 )
 def test_tables_refuse_altered_numbers_by_name(results, tmp_path, name):
     again = results.copied(tmp_path / "tiny")
@@ -295,8 +297,8 @@ def test_timings_come_from_the_benchmark_files_that_are_there(results, tmp_path)
     benchmarks = {
         "export/hopper": "1.5\t0:00:01\t200.25\t1\t1\t1\t0\t0\t90\t1.25",
         "train-policy/hopper/td3_bc/dawm/seed-4": "60.5\t0:01:00\t-\t-\t-\t-\t0\t0\t99\t60",
-        "synthesize/hopper/seed-0/00001": "2\t0:00:02\t300\t1\t1\t1\t0\t0\t90\t2",
-        "synthesize/hopper/seed-0/00000": "3\t0:00:03\t300\t1\t1\t1\t0\t0\t90\t3",
+        "synthesize/hopper/dawm/seed-0/00001": "2\t0:00:02\t300\t1\t1\t1\t0\t0\t90\t2",
+        "synthesize/hopper/dawm/seed-0/00000": "3\t0:00:03\t300\t1\t1\t1\t0\t0\t90\t3",
         "train-policy/hopper/td3_bc/other/seed-4": "9\t0:00:09\t1\t1\t1\t1\t0\t0\t90\t9",  # not of this experiment
     }
     for name, values in benchmarks.items():
@@ -307,8 +309,8 @@ def test_timings_come_from_the_benchmark_files_that_are_there(results, tmp_path)
     assert (tmp_path / "timings.csv").read_text().splitlines() == [
         "stage,job,wall_seconds,cpu_seconds,max_rss_mib",
         "export,hopper,1.5,1.25,200.25",
-        "synthesize,hopper/seed-0/00000,3,3,300",
-        "synthesize,hopper/seed-0/00001,2,2,300",
+        "synthesize,hopper/dawm/seed-0/00000,3,3,300",
+        "synthesize,hopper/dawm/seed-0/00001,2,2,300",
         "train-policy,hopper/td3_bc/dawm/seed-4,60.5,60,",
     ]
 
@@ -440,5 +442,5 @@ def test_figures_and_report_refuse_an_altered_table_by_name(results, tmp_path, n
 
 def test_report_refuses_missing_synthetic_data_by_name(results, tmp_path):
     again = results.copied(tmp_path / "tiny", "tables")
-    assert str(again.layout.synthetic("hopper", 0)) in refusal(again.report)
+    assert str(again.layout.synthetic("hopper", "dawm", 0)) in refusal(again.report)
     assert not again.layout.report.exists()

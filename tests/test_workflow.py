@@ -104,7 +104,7 @@ def test_every_job_leaves_its_time_and_a_log(finished: Path) -> None:
         "assess": 1,
     }
     assert (timings["wall_seconds"] > 0).all()
-    log = (results / "logs" / "train-world-model" / "hopper" / "seed-0.log").read_text()
+    log = (results / "logs" / "train-world-model" / "hopper" / "dawm" / "seed-0.log").read_text()
     assert re.search(r"world-model seed 0: 40/40 \(100 %\), [\d,]+/s, 0:00 left, loss", log)
 
 
@@ -141,7 +141,7 @@ def test_a_changed_setting_reruns_what_depends_on_it(finished: Path) -> None:
     try:
         config.write_text(yaml.safe_dump(values))
         assert planned(finished) == {"train_policy", "tables", "timings", "figures", "report", "all"}
-        values["synthesis"]["guidance"] = 2.0
+        values["generators"]["dawm"]["synthesis"]["guidance"] = 2.0
         config.write_text(yaml.safe_dump(values))
         assert {"synthesize", "seal_synthetic", "assess"} <= planned(finished)
         assert not {"export", "train_world_model", "train_inverse_dynamics"} & planned(finished)
@@ -183,9 +183,13 @@ def test_the_default_config_does_not_leak_into_another(finished: Path) -> None:
             settings[words[3]] = json.loads(words[words.index("--settings") + 1])
     own = yaml.safe_load((ROOT / "tests" / "tiny.yaml").read_text())
     quick = yaml.safe_load((ROOT / "config" / "quickstart.yaml").read_text())
-    assert settings["synthesize"] == as_mapping(SynthesisSettings(**own["synthesis"]))
+    assert settings["synthesize"] == as_mapping(SynthesisSettings(**own["generators"]["dawm"]["synthesis"]))
     assert settings["assess"] == as_mapping(AssessmentSettings())
-    assert settings["train-world-model"]["learning_rate"] == 1e-3 != quick["world_model"]["learning_rate"]
+    assert (
+        settings["train-world-model"]["learning_rate"]
+        == 1e-3
+        != quick["generators"]["dawm"]["world_model"]["learning_rate"]
+    )
     assert settings["tables"]["seeds"] == [0, 3]
     assert settings["tables"]["datasets"] == ["hopper"]
 
@@ -249,9 +253,10 @@ def test_worked_example_of_an_own_environment_runs_to_its_report(tmp_path: Path)
     config |= {"experiment": "own-short", "seeds": [0]}
     config["datasets"]["pendulum"]["transitions"] = 1500
     config["datasets"]["swing"] = {"source": "random", "transitions": 1500, "environment": {"id": "Pendulum-v1"}}
-    config["world_model"] |= {"gradient_steps": 40}
-    config["inverse_dynamics"] |= {"gradient_steps": 40}
-    config["synthesis"] |= {"trajectories": 300}
+    recipe = config["generators"]["dawm"]
+    recipe["world_model"] |= {"gradient_steps": 40}
+    recipe["inverse_dynamics"] |= {"gradient_steps": 40}
+    recipe["synthesis"] |= {"trajectories": 300}
     for learner in config["algorithms"].values():
         learner |= {"gradient_steps": 40, "evaluate_every": 20, "evaluation_episodes": 2}
     (folder / "own.yaml").write_text(yaml.safe_dump(config))

@@ -15,7 +15,7 @@ from dawm.analysis.tables import read_csv
 from dawm.config import Experiment, as_mapping, plain
 from dawm.data.files import read_bytes, write_text
 from dawm.data.sealed import Sealed, open_sealed
-from dawm.layout import Layout, models
+from dawm.layout import Layout, synthetic_sets
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -26,7 +26,7 @@ def write_report(results: Path, experiment: Experiment) -> None:
     """Writes `results`/report.html: no scripts, no network, pictures inside."""
     layout, matrix = Layout(results), experiment.matrix()
     tables = open_sealed(layout.tables, "tables")
-    synthetic = [open_sealed(layout.synthetic(*key), "synthetic") for key in models(matrix)]
+    synthetic = [open_sealed(layout.synthetic(*key), "synthetic") for key in synthetic_sets(matrix)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=jinja2.StrictUndefined
     )

@@ -15,7 +15,7 @@ from dawm.data.files import only_writer, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
-from dawm.layout import Layout, Run, models, runs
+from dawm.layout import Layout, Run, runs, synthetic_sets
 
 LAST_EVALUATIONS = 10
 GROUP = ["experiment", "dataset", "algorithm", "augmentation"]
@@ -29,7 +29,7 @@ def write_tables(results: Path, matrix: Matrix) -> None:
     datasets = {name: open_sealed(layout.dataset(name), "dataset") for name in matrix.datasets}
     for run, sealed in policies.items():
         check_run(run, sealed, matrix, datasets[run.dataset])
-    assessments = {key: open_sealed(layout.assessment(*key), "assessment") for key in models(matrix)}
+    assessments = {key: open_sealed(layout.assessment(*key), "assessment") for key in synthetic_sets(matrix)}
     evaluations = {run: read_csv(sealed, "evaluations.csv") for run, sealed in policies.items()}
     scores = pd.DataFrame([score_row(matrix, run, policies[run], evaluations[run]) for run in policies])
     scores["world_model_seed"] = scores["world_model_seed"].astype("Int64")  # whole numbers beside gaps
@@ -47,7 +47,7 @@ def write_tables(results: Path, matrix: Matrix) -> None:
             write_table(layout.tables / f"{name}.csv", table)
         inputs = {run.slug: sealed for run, sealed in policies.items()}
         inputs |= {f"datasets/{name}": sealed for name, sealed in datasets.items()}
-        inputs |= {f"assessments/{name}/seed-{seed}": sealed for (name, seed), sealed in assessments.items()}
+        inputs |= {f"assessments/{name}/{recipe}/seed-{n}": sealed for (name, recipe, n), sealed in assessments.items()}
         seal(
             layout.tables,
             "tables",
@@ -67,7 +67,7 @@ def check_run(run: Run, sealed: Sealed, matrix: Matrix, dataset: Sealed) -> None
         facts["seed"],
         facts["inputs"]["dataset"],
     )
-    expected = (run.algorithm, matrix.real_fractions[run.augmentation], run.seed, dataset.digest)
+    expected = (run.algorithm, matrix.augmentations[run.augmentation].real_fraction, run.seed, dataset.digest)
     if found != expected:
         raise InputError(
             f"{sealed.folder}: expected {run.algorithm} with real fraction {expected[1]} and seed {run.seed} on "
@@ -77,7 +77,7 @@ def check_run(run: Run, sealed: Sealed, matrix: Matrix, dataset: Sealed) -> None
 
 
 def score_row(matrix: Matrix, run: Run, sealed: Sealed, evaluations: pd.DataFrame) -> dict[str, object]:
-    fraction = matrix.real_fractions[run.augmentation]
+    fraction = matrix.augmentations[run.augmentation].real_fraction
     last = evaluations.iloc[-1]
     return {
         "experiment": matrix.experiment,
@@ -136,24 +136,24 @@ def named(table: pd.DataFrame, run: Run) -> pd.DataFrame:
     return pd.concat([pd.DataFrame([names] * len(table)), table.reset_index(drop=True)], axis=1)
 
 
-def assessed(assessments: dict[tuple[str, int], Sealed], file: str) -> pd.DataFrame:
-    """The assessments' tables under each other, with data set and world-model seed."""
+def assessed(assessments: dict[tuple[str, str, int], Sealed], file: str) -> pd.DataFrame:
+    """The assessments' tables under each other, with data set and world-model seed; what generators share, once."""
     parts = []
-    for (dataset, seed), sealed in assessments.items():
+    for (dataset, _, seed), sealed in assessments.items():
         table = read_csv(sealed, file)
         table.insert(0, "dataset", dataset)
         table["world_model_seed"] = seed
         parts.append(table)
-    return pd.concat(parts) if parts else pd.DataFrame()
+    return pd.concat(parts).drop_duplicates() if parts else pd.DataFrame()
 
 
 def write_timings(results: Path, matrix: Matrix, output: Path) -> None:
     """Wall and CPU time of every computing job, from Snakemake's benchmark files; these differ from run to run."""
     rows = []
     names = [f"export/{dataset}" for dataset in matrix.datasets]
-    for dataset, seed in models(matrix):
+    for dataset, generator, seed in synthetic_sets(matrix):
         stages = ("train-world-model", "train-inverse-dynamics", "synthesize", "assess")
-        names += [f"{stage}/{dataset}/seed-{seed}" for stage in stages]
+        names += [f"{stage}/{dataset}/{generator}/seed-{seed}" for stage in stages]
     names += [f"train-policy/{run.slug}" for run in runs(matrix)]
     for name in names:
         folder = results / "benchmarks"

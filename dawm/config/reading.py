@@ -75,14 +75,22 @@ def _build(hint: Any, value: Any) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint):
         hints, cls = get_type_hints(hint), cast(type, hint)
-        return cls(**{key: _build(hints[key], item) for key, item in value.items()})
+        return cls(**{key: _build_at(key, hints[key], item) for key, item in value.items()})
     if origin in (Union, types.UnionType):
         return None if value is None else _build(arguments[0], value)
     if origin is tuple:
-        return tuple(_build(arguments[0], item) for item in value)
+        return tuple(_build_at(str(number), arguments[0], item) for number, item in enumerate(value))
     if origin is dict:
-        return {key: _build(arguments[1], item) for key, item in value.items()}
+        return {key: _build_at(key, arguments[1], item) for key, item in value.items()}
     return hint(value) if hint in (int, float) else value
+
+
+def _build_at(key: str, hint: Any, value: Any) -> Any:
+    """The same, where a complaint about several keys together gets the path to them."""
+    try:
+        return _build(hint, value)
+    except InputError as problem:
+        raise InputError(f"{key}.{problem}") from problem
 
 
 def _no_json(value: Any, key: str = "") -> str | None:

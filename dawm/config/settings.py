@@ -181,12 +181,29 @@ class AlgorithmsSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GeneratorSettings:
+    """One recipe of synthetic transitions. Models with equal settings in several recipes are trained once."""
+
+    world_model: WorldModelSettings = setting("diffusion world model", WorldModelSettings)
+    inverse_dynamics: InverseDynamicsSettings = setting("inverse dynamics model", InverseDynamicsSettings)
+    synthesis: SynthesisSettings = setting("synthetic transitions", SynthesisSettings)
+
+    def __post_init__(self) -> None:
+        if self.synthesis.sampling_steps > self.world_model.diffusion_steps:
+            raise InputError(
+                f"synthesis.sampling_steps: expected at most world_model.diffusion_steps "
+                f"({self.world_model.diffusion_steps}), found {self.synthesis.sampling_steps}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class AugmentationSettings:
     """One arm: what a learner's batches are made of."""
 
     real_fraction: float = setting(
         "share of real transitions per batch; 1: real only, 0: synthetic only", minimum=0, maximum=1
     )
+    generator: str | None = setting("which of `generators` the others are from; null: the one of the arm's name", None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,19 +237,21 @@ class Experiment:
     )
     datasets: dict[str, ExportSettings] = setting("the data sets by name", minProperties=1)
     inspection: InspectionSettings = setting("what `snakemake datasets` looks at", InspectionSettings)
-    world_model: WorldModelSettings = setting("diffusion world model", WorldModelSettings)
-    inverse_dynamics: InverseDynamicsSettings = setting("inverse dynamics model", InverseDynamicsSettings)
-    synthesis: SynthesisSettings = setting("synthetic transitions", SynthesisSettings)
+    generators: dict[str, GeneratorSettings] = setting(
+        "recipes of synthetic transitions by name; left out: `dawm`, with its defaults",
+        lambda: {"dawm": GeneratorSettings()},
+    )
     augmentations: dict[str, AugmentationSettings] = setting("the arms by name", minProperties=1)
     algorithms: AlgorithmsSettings = setting("the learners", minProperties=1)
     assessment: AssessmentSettings = setting("fidelity in the true simulator", AssessmentSettings)
 
     def __post_init__(self) -> None:
-        if self.synthesis.sampling_steps > self.world_model.diffusion_steps:
-            raise InputError(
-                f"synthesis.sampling_steps: expected at most world_model.diffusion_steps "
-                f"({self.world_model.diffusion_steps}), found {self.synthesis.sampling_steps}"
-            )
+        for name, arm in self.augmentations.items():
+            if arm.real_fraction < 1 and (arm.generator or name) not in self.generators:
+                raise InputError(
+                    f"augmentations.{name}.generator: expected one of {', '.join(self.generators) or 'generators'}, "
+                    f"found {arm.generator or name}"
+                )
         minari = [name for name, dataset in self.datasets.items() if dataset.source.startswith("minari/")]
         if 0 < len(minari) < len(self.datasets):
             raise InputError(
@@ -249,12 +268,20 @@ class Experiment:
     def algorithm_names(self) -> list[str]:
         return [f.name for f in dataclasses.fields(self.algorithms) if getattr(self.algorithms, f.name) is not None]
 
+    def owner(self, generator: str, part: str) -> str:
+        """The first generator whose part (world_model, inverse_dynamics) has the same settings: it is trained once."""
+        wanted = getattr(self.generators[generator], part)
+        return next(name for name, recipe in self.generators.items() if getattr(recipe, part) == wanted)
+
     def matrix(self) -> Matrix:
         return Matrix(
             experiment=self.experiment,
             datasets=tuple(self.datasets),
             algorithms=tuple(self.algorithm_names),
-            real_fractions={name: arm.real_fraction for name, arm in self.augmentations.items()},
+            augmentations={
+                name: dataclasses.replace(arm, generator=(arm.generator or name) if arm.real_fraction < 1 else None)
+                for name, arm in self.augmentations.items()
+            },
             seeds=self.seeds,
             world_model_seeds=self.world_model_seeds,
         )
@@ -267,9 +294,14 @@ class Matrix:
     experiment: str = setting("name", pattern=SLUG)
     datasets: tuple[str, ...] = setting("data sets", minItems=1, uniqueItems=True)
     algorithms: tuple[str, ...] = setting("learners", minItems=1, uniqueItems=True)
-    real_fractions: dict[str, float] = setting("share of real transitions per batch, by arm", minProperties=1)
+    augmentations: dict[str, AugmentationSettings] = setting("the arms by name", minProperties=1)
     seeds: tuple[int, ...] = setting("RL seeds", minItems=1, uniqueItems=True)
     world_model_seeds: tuple[int, ...] = setting("world-model seeds", minItems=1, uniqueItems=True)
+
+    def generators(self) -> list[str]:
+        """Those that some arm takes its synthetic transitions from."""
+        names = [arm.generator for arm in self.augmentations.values() if arm.generator is not None]
+        return list(dict.fromkeys(names))
 
     def world_model_seed(self, seed: int) -> int:
         """The world model that an RL seed's synthetic transitions come from."""

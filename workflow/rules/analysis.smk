@@ -5,7 +5,7 @@ rule tables:
     input:
         [seal_of(layout.policy(run)) for run in runs(matrix)],
         [seal_of(layout.dataset(name)) for name in matrix.datasets],
-        [seal_of(layout.assessment(*key)) for key in models(matrix)],
+        [seal_of(layout.assessment(*key)) for key in synthetic_sets(matrix)],
         module("analysis/tables.py"),
         module("analysis/statistics.py"),
     output:

@@ -9,7 +9,7 @@ sys.path.insert(0, workflow.basedir)
 
 from dawm.config import Experiment, as_mapping, read
 from dawm.errors import InputError
-from dawm.layout import Layout, Run, models, runs, shard_name
+from dawm.layout import Layout, Run, runs, shard_name, synthetic_sets
 
 # `python` in a rule is the one that runs Snakemake, unless a conda environment is active; the package comes from here.
 shell.prefix(
@@ -34,8 +34,10 @@ wildcard_constraints:
     dataset="[a-z0-9][a-z0-9_-]*",
     algorithm="[a-z0-9_]+",
     augmentation="[a-z0-9][a-z0-9_-]*",
+    generator="[a-z0-9][a-z0-9_-]*",
     seed=r"\d+",
     shard=r"\d{5}",
+    shards=r"\d{5}",
 
 
 def text(settings):
@@ -56,12 +58,23 @@ def dataset_seal(wildcards):
     return seal_of(layout.dataset(wildcards.dataset))
 
 
+def world_model(wildcards):
+    """The world model of a generator: its own, or that of the first with equal settings."""
+    return layout.world_model(wildcards.dataset, experiment.owner(wildcards.generator, "world_model"), wildcards.seed)
+
+
+def inverse_dynamics(wildcards):
+    return layout.inverse_dynamics(
+        wildcards.dataset, experiment.owner(wildcards.generator, "inverse_dynamics"), wildcards.seed
+    )
+
+
 def model_seals(wildcards):
     """Data set, world model and inverse dynamics that synthetic transitions grow from."""
     return {
         "dataset": dataset_seal(wildcards),
-        "world_model": seal_of(layout.world_model(wildcards.dataset, wildcards.seed)),
-        "inverse_dynamics": seal_of(layout.inverse_dynamics(wildcards.dataset, wildcards.seed)),
+        "world_model": seal_of(world_model(wildcards)),
+        "inverse_dynamics": seal_of(inverse_dynamics(wildcards)),
     }
 
 
@@ -74,9 +87,10 @@ def source_file(wildcards):
 
 def synthetic_folder(wildcards):
     """Synthetic transitions of a run, or nothing for an arm of real data only."""
-    if matrix.real_fractions[wildcards.augmentation] == 1:
+    generator = matrix.augmentations[wildcards.augmentation].generator
+    if generator is None:
         return None
-    return layout.synthetic(wildcards.dataset, matrix.world_model_seed(int(wildcards.seed)))
+    return layout.synthetic(wildcards.dataset, generator, matrix.world_model_seed(int(wildcards.seed)))
 
 
 def policy_inputs(wildcards):
@@ -91,9 +105,14 @@ def synthetic_option(wildcards):
 
 
 def shard_files(wildcards):
-    count = experiment.synthesis.shards
-    folder = layout.synthetic(wildcards.dataset, wildcards.seed)
+    count = experiment.generators[wildcards.generator].synthesis.shards
+    folder = layout.synthetic(wildcards.dataset, wildcards.generator, wildcards.seed)
     return [inside(folder, shard_name(number, count)) for number in range(count)]
+
+
+def part(name):
+    """A rule's settings: those of its generator's part."""
+    return lambda wildcards: text(getattr(experiment.generators[wildcards.generator], name))
 
 
 def module(name):
@@ -107,5 +126,5 @@ def table_files():
 
 
 def figure_files():
-    names = ["learning-curves", "scores"] + (["fidelity", "inverse-dynamics"] if list(models(matrix)) else [])
+    names = ["learning-curves", "scores"] + (["fidelity", "inverse-dynamics"] if list(synthetic_sets(matrix)) else [])
     return [str(layout.figures / f"{name}.{kind}") for name in names for kind in ("png", "pdf")]

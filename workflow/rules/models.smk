@@ -5,12 +5,12 @@ rule train_world_model:
     input:
         dataset_seal,
     output:
-        model=inside(layout.world_model("{dataset}", "{seed}"), "model.safetensors"),
-        seal=seal_of(layout.world_model("{dataset}", "{seed}")),
+        model=inside(layout.world_model("{dataset}", "{generator}", "{seed}"), "model.safetensors"),
+        seal=seal_of(layout.world_model("{dataset}", "{generator}", "{seed}")),
     log:
-        inside(logs, "train-world-model", "{dataset}", "seed-{seed}.log"),
+        inside(logs, "train-world-model", "{dataset}", "{generator}", "seed-{seed}.log"),
     benchmark:
-        inside(benchmarks, "train-world-model", "{dataset}", "seed-{seed}.tsv")
+        inside(benchmarks, "train-world-model", "{dataset}", "{generator}", "seed-{seed}.tsv")
     priority: 100
     conda:
         ENVIRONMENT
@@ -21,9 +21,9 @@ rule train_world_model:
         gpu=0,
     params:
         version=1,
-        settings=text(experiment.world_model),
+        settings=part("world_model"),
         dataset=lambda wildcards: layout.dataset(wildcards.dataset),
-        folder=lambda wildcards: layout.world_model(wildcards.dataset, wildcards.seed),
+        folder=lambda wildcards: layout.world_model(wildcards.dataset, wildcards.generator, wildcards.seed),
     shell:
         "exec python -m dawm train-world-model --dataset {params.dataset:q} --settings {params.settings:q}"
         " --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
@@ -33,12 +33,12 @@ rule train_inverse_dynamics:
     input:
         dataset_seal,
     output:
-        model=inside(layout.inverse_dynamics("{dataset}", "{seed}"), "model.safetensors"),
-        seal=seal_of(layout.inverse_dynamics("{dataset}", "{seed}")),
+        model=inside(layout.inverse_dynamics("{dataset}", "{generator}", "{seed}"), "model.safetensors"),
+        seal=seal_of(layout.inverse_dynamics("{dataset}", "{generator}", "{seed}")),
     log:
-        inside(logs, "train-inverse-dynamics", "{dataset}", "seed-{seed}.log"),
+        inside(logs, "train-inverse-dynamics", "{dataset}", "{generator}", "seed-{seed}.log"),
     benchmark:
-        inside(benchmarks, "train-inverse-dynamics", "{dataset}", "seed-{seed}.tsv")
+        inside(benchmarks, "train-inverse-dynamics", "{dataset}", "{generator}", "seed-{seed}.tsv")
     priority: 90
     conda:
         ENVIRONMENT
@@ -49,9 +49,9 @@ rule train_inverse_dynamics:
         gpu=0,
     params:
         version=1,
-        settings=text(experiment.inverse_dynamics),
+        settings=part("inverse_dynamics"),
         dataset=lambda wildcards: layout.dataset(wildcards.dataset),
-        folder=lambda wildcards: layout.inverse_dynamics(wildcards.dataset, wildcards.seed),
+        folder=lambda wildcards: layout.inverse_dynamics(wildcards.dataset, wildcards.generator, wildcards.seed),
     shell:
         "exec python -m dawm train-inverse-dynamics --dataset {params.dataset:q} --settings {params.settings:q}"
         " --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"

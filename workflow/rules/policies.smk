@@ -24,7 +24,7 @@ rule train_policy:
         settings=lambda wildcards: text(experiment.algorithm(wildcards.algorithm)),
         dataset=lambda wildcards: layout.dataset(wildcards.dataset),
         synthetic=synthetic_option,
-        real_fraction=lambda wildcards: matrix.real_fractions[wildcards.augmentation],
+        real_fraction=lambda wildcards: matrix.augmentations[wildcards.augmentation].real_fraction,
         folder=lambda wildcards: layout.policy(
             Run(wildcards.dataset, wildcards.algorithm, wildcards.augmentation, wildcards.seed)
         ),

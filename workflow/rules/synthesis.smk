@@ -5,11 +5,11 @@ rule synthesize:
     input:
         unpack(model_seals),
     output:
-        inside(layout.synthetic("{dataset}", "{seed}"), f"shard-{{shard}}-of-{experiment.synthesis.shards:05d}.parquet"),
+        inside(layout.synthetic("{dataset}", "{generator}", "{seed}"), "shard-{shard}-of-{shards}.parquet"),
     log:
-        inside(logs, "synthesize", "{dataset}", "seed-{seed}", "{shard}.log"),
+        inside(logs, "synthesize", "{dataset}", "{generator}", "seed-{seed}", "{shard}-of-{shards}.log"),
     benchmark:
-        inside(benchmarks, "synthesize", "{dataset}", "seed-{seed}", "{shard}.tsv")
+        inside(benchmarks, "synthesize", "{dataset}", "{generator}", "seed-{seed}", "{shard}-of-{shards}.tsv")
     priority: 80
     conda:
         ENVIRONMENT
@@ -20,11 +20,11 @@ rule synthesize:
         gpu=0,
     params:
         version=1,
-        settings=text(experiment.synthesis),
+        settings=part("synthesis"),
         dataset=lambda wildcards: layout.dataset(wildcards.dataset),
-        world_model=lambda wildcards: layout.world_model(wildcards.dataset, wildcards.seed),
-        inverse_dynamics=lambda wildcards: layout.inverse_dynamics(wildcards.dataset, wildcards.seed),
-        folder=lambda wildcards: layout.synthetic(wildcards.dataset, wildcards.seed),
+        world_model=world_model,
+        inverse_dynamics=inverse_dynamics,
+        folder=lambda wildcards: layout.synthetic(wildcards.dataset, wildcards.generator, wildcards.seed),
         shard=lambda wildcards: int(wildcards.shard),
     shell:
         "exec python -m dawm synthesize --shard {params.shard} --dataset {params.dataset:q}"
@@ -37,12 +37,12 @@ rule seal_synthetic:
         unpack(model_seals),
         shards=shard_files,
     output:
-        metadata=inside(layout.synthetic("{dataset}", "{seed}"), "metadata.json"),
-        seal=seal_of(layout.synthetic("{dataset}", "{seed}")),
+        metadata=inside(layout.synthetic("{dataset}", "{generator}", "{seed}"), "metadata.json"),
+        seal=seal_of(layout.synthetic("{dataset}", "{generator}", "{seed}")),
     log:
-        inside(logs, "seal-synthetic", "{dataset}", "seed-{seed}.log"),
+        inside(logs, "seal-synthetic", "{dataset}", "{generator}", "seed-{seed}.log"),
     benchmark:
-        inside(benchmarks, "seal-synthetic", "{dataset}", "seed-{seed}.tsv")
+        inside(benchmarks, "seal-synthetic", "{dataset}", "{generator}", "seed-{seed}.tsv")
     priority: 80
     conda:
         ENVIRONMENT
@@ -53,11 +53,11 @@ rule seal_synthetic:
         gpu=0,
     params:
         version=1,
-        settings=text(experiment.synthesis),
+        settings=part("synthesis"),
         dataset=lambda wildcards: layout.dataset(wildcards.dataset),
-        world_model=lambda wildcards: layout.world_model(wildcards.dataset, wildcards.seed),
-        inverse_dynamics=lambda wildcards: layout.inverse_dynamics(wildcards.dataset, wildcards.seed),
-        folder=lambda wildcards: layout.synthetic(wildcards.dataset, wildcards.seed),
+        world_model=world_model,
+        inverse_dynamics=inverse_dynamics,
+        folder=lambda wildcards: layout.synthetic(wildcards.dataset, wildcards.generator, wildcards.seed),
     shell:
         "exec python -m dawm synthesize --seal --dataset {params.dataset:q}"
         " --world-model {params.world_model:q} --inverse-dynamics {params.inverse_dynamics:q}"
@@ -67,15 +67,15 @@ rule seal_synthetic:
 rule assess:
     input:
         dataset=dataset_seal,
-        synthetic=seal_of(layout.synthetic("{dataset}", "{seed}")),
-        inverse_dynamics=seal_of(layout.inverse_dynamics("{dataset}", "{seed}")),
+        synthetic=seal_of(layout.synthetic("{dataset}", "{generator}", "{seed}")),
+        inverse_dynamics=lambda wildcards: seal_of(inverse_dynamics(wildcards)),
     output:
-        table=inside(layout.assessment("{dataset}", "{seed}"), "fidelity.csv"),
-        seal=seal_of(layout.assessment("{dataset}", "{seed}")),
+        table=inside(layout.assessment("{dataset}", "{generator}", "{seed}"), "fidelity.csv"),
+        seal=seal_of(layout.assessment("{dataset}", "{generator}", "{seed}")),
     log:
-        inside(logs, "assess", "{dataset}", "seed-{seed}.log"),
+        inside(logs, "assess", "{dataset}", "{generator}", "seed-{seed}.log"),
     benchmark:
-        inside(benchmarks, "assess", "{dataset}", "seed-{seed}.tsv")
+        inside(benchmarks, "assess", "{dataset}", "{generator}", "seed-{seed}.tsv")
     conda:
         ENVIRONMENT
     threads: 1
@@ -87,10 +87,10 @@ rule assess:
         version=1,
         settings=text(experiment.assessment),
         dataset=lambda wildcards: layout.dataset(wildcards.dataset),
-        synthetic=lambda wildcards: layout.synthetic(wildcards.dataset, wildcards.seed),
-        inverse_dynamics=lambda wildcards: layout.inverse_dynamics(wildcards.dataset, wildcards.seed),
-        folder=lambda wildcards: layout.assessment(wildcards.dataset, wildcards.seed),
+        synthetic=lambda wildcards: layout.synthetic(wildcards.dataset, wildcards.generator, wildcards.seed),
+        inverse_dynamics=inverse_dynamics,
+        folder=lambda wildcards: layout.assessment(wildcards.dataset, wildcards.generator, wildcards.seed),
     shell:
         "exec python -m dawm assess --dataset {params.dataset:q} --synthetic {params.synthetic:q}"
-        " --inverse-dynamics {params.inverse_dynamics:q} --settings {params.settings:q}"
+        " --inverse-dynamics {params.inverse_dynamics:q} --name {wildcards.generator} --settings {params.settings:q}"
         " --output {params.folder:q} 2> {log:q}"
