@@ -221,6 +221,10 @@ WRONG = [
     ("world_model.window", 33, "at most 32", "33"),
     ("world_model.window", 4.5, "a whole number", "4.5"),
     ("world_model.window", True, "a whole number", "True"),
+    ("world_model.unet_channels", [], "at least 1 entries", "[]"),
+    ("world_model.unet_channels", [8, 8, 8, 8, 8, 8], "at most 5 entries", "[8, 8, 8, 8, 8, 8]"),
+    ("world_model.actions", "none", "one of ['inferred', 'joint']", "'none'"),
+    ("world_model.conditional", "no", "true or false", "'no'"),
     ("world_model.preconditioning", "velocity", "one of ['clean', 'noise', 'edm']", "'velocity'"),
     ("world_model.return_scale", 0, "more than 0", "0"),
     ("world_model.learning_rate", 0, "more than 0", "0"),
@@ -327,6 +331,17 @@ def test_more_sampling_steps_than_diffusion_steps_are_refused(refused):
     message = refused(changed("synthesis.sampling_steps", 11))
     assert message == "synthesis.sampling_steps: expected at most world_model.diffusion_steps (10), found 11"
     assert read(Experiment, changed("synthesis.sampling_steps", 10), "here").synthesis.sampling_steps == 10
+
+
+def test_edm_has_no_number_of_levels_that_limits_the_sampling_steps():
+    values = changed("synthesis.sampling_steps", 11)
+    values["world_model"] = {**values.get("world_model", {}), "preconditioning": "edm"}
+    assert read(Experiment, values, "here").synthesis.sampling_steps == 11
+
+
+def test_noise_levels_of_sampling_that_do_not_decrease_are_refused(refused):
+    message = refused(changed("synthesis.sigma_max", 0.001))
+    assert message == "sigma_max: expected more than sigma_min (0.002), found 0.001"
 
 
 NO_CONFIGS = {
