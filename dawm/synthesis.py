@@ -79,8 +79,9 @@ def synthesize_shard(
     if not 0 <= shard < settings.shards:
         raise InputError(f"shard: expected 0 to {settings.shards - 1}, found {shard}")
     parts = Parts.load(dataset, world_model, inverse_dynamics)
-    levels = parts.world_model.schedule.levels
-    if settings.sampling_steps > levels:
+    trained = parts.world_model.settings
+    levels = trained.diffusion_steps
+    if settings.sampling_steps > levels and trained.preconditioning != "edm":
         raise InputError(
             f"sampling_steps: expected at most the {levels} noise levels of {world_model}, "
             f"found {settings.sampling_steps}"
@@ -141,23 +142,35 @@ def synthesize_block(
         sampler=settings.sampler,
         guidance=settings.guidance,
         temperature=settings.temperature,
+        sigmas=model.sigmas(settings.sampling_steps, settings.sigma_min, settings.sigma_max, settings.rho),
     )
-    return complete(imagined, parts.inverse_dynamics, transitions.action[source], source, kept)
+    action = transitions.action[source] if model.settings.conditional else None
+    return complete(imagined, parts.inverse_dynamics, action, source, kept)
 
 
 @torch.inference_mode()
 def complete(
-    imagined: Imagined, inverse_dynamics: InverseDynamics, action: np.ndarray, source: np.ndarray, kept: np.ndarray
+    imagined: Imagined,
+    inverse_dynamics: InverseDynamics,
+    action: np.ndarray | None,
+    source: np.ndarray,
+    kept: np.ndarray,
 ) -> Transitions:
-    """One-step transitions of imagined windows: the given first action, inferred later ones, cut after a terminal.
+    """One-step transitions of imagined windows, cut after a terminal: with the actions that were imagined, or else
+    with inferred ones after the given first.
 
-    action [B, act_dim] and source [B] belong to the starts; kept [B] says which trajectories count.
+    action [B, act_dim] (None: the first is inferred too) and source [B] belong to the starts; kept [B] says which
+    trajectories count.
     """
     states, rewards = imagined.states.numpy(), imagined.rewards.numpy()
     terminals = imagined.terminals.numpy()
     batch, steps = rewards.shape
-    inferred = inverse_dynamics(imagined.states[:, :-1], imagined.states[:, 1:]).numpy()
-    actions = np.concatenate([action[:, None], inferred[:, 1:]], axis=1)
+    if imagined.actions is not None:
+        actions = imagined.actions.numpy()
+    else:
+        actions = inverse_dynamics(imagined.states[:, :-1], imagined.states[:, 1:]).numpy()
+        if action is not None:
+            actions = np.concatenate([action[:, None], actions[:, 1:]], axis=1)
     ended_before = np.cumsum(terminals, axis=1) - terminals > 0
     keep = (kept[:, None] & ~ended_before).ravel()
     terminal = terminals.ravel()[keep]

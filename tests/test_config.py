@@ -248,7 +248,11 @@ WRONG = [
     ("generators.dawm.world_model.window", 33, "at most 32", "33"),
     ("generators.dawm.world_model.window", 4.5, "a whole number", "4.5"),
     ("generators.dawm.world_model.window", True, "a whole number", "True"),
-    ("generators.dawm.world_model.prediction", "velocity", "one of ['clean', 'noise']", "'velocity'"),
+    ("generators.dawm.world_model.unet_channels", [], "at least 1 entries", "[]"),
+    ("generators.dawm.world_model.unet_channels", [8, 8, 8, 8, 8, 8], "at most 5 entries", "[8, 8, 8, 8, 8, 8]"),
+    ("generators.dawm.world_model.actions", "none", "one of ['inferred', 'joint']", "'none'"),
+    ("generators.dawm.world_model.conditional", "no", "true or false", "'no'"),
+    ("generators.dawm.world_model.preconditioning", "velocity", "one of ['clean', 'noise', 'edm']", "'velocity'"),
     ("generators.dawm.world_model.return_scale", 0, "more than 0", "0"),
     ("generators.dawm.world_model.learning_rate", 0, "more than 0", "0"),
     ("generators.dawm.world_model.learning_rate", True, "a number", "True"),
@@ -256,7 +260,7 @@ WRONG = [
     ("generators.dawm.world_model.discount", 1.01, "at most 1", "1.01"),
     ("generators.dawm.inverse_dynamics.layers", 0, "at least 1", "0"),
     ("generators.dawm.inverse_dynamics.dropout", 1, "at most 0.9", "1"),
-    ("generators.dawm.synthesis.sampler", "euler", "one of ['ddpm', 'ddim']", "'euler'"),
+    ("generators.dawm.synthesis.sampler", "euler", "one of ['ddpm', 'ddim', 'dpmpp_2m']", "'euler'"),
     ("generators.dawm.synthesis.shards", 0, "at least 1", "0"),
     ("generators.dawm.synthesis.guidance", -0.1, "at least 0", "-0.1"),
     ("augmentations", {}, "at least 1 entries", "{}"),
@@ -356,6 +360,17 @@ def test_more_sampling_steps_than_diffusion_steps_are_refused(refused):
     assert message == f"generators.dawm.synthesis.sampling_steps: {bound}"
     as_many = read(Experiment, changed("generators.dawm.synthesis.sampling_steps", 10), "here")
     assert as_many.generators["dawm"].synthesis.sampling_steps == 10
+
+
+def test_edm_has_no_number_of_levels_that_limits_the_sampling_steps():
+    values = changed("generators.dawm.synthesis.sampling_steps", 11)
+    values["generators"]["dawm"]["world_model"] = {"preconditioning": "edm"}
+    assert read(Experiment, values, "here").generators["dawm"].synthesis.sampling_steps == 11
+
+
+def test_noise_levels_of_sampling_that_do_not_decrease_are_refused(refused):
+    message = refused(changed("generators.dawm.synthesis.sigma_max", 0.001))
+    assert message == "generators.dawm.synthesis.sigma_max: expected more than sigma_min (0.002), found 0.001"
 
 
 NO_CONFIGS = {

@@ -1,12 +1,10 @@
-"""Noise schedule, samplers, guidance, the denoising loss and the world model's training."""
+"""The world model: condition and guidance, the denoising loss, its training."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,191 +19,23 @@ from dawm.data.sealed import open_sealed
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.data.windows import WindowBatch
 from dawm.world_model.model import Imagined, WorldModel
-from dawm.world_model.samplers import Denoise, posterior, sample_ddim, sample_ddpm
-from dawm.world_model.schedule import cosine_schedule, strided_levels
+from dawm.world_model.schedule import cosine_sigmas
 from dawm.world_model.training import denoising_loss, fit_normalizers, load_world_model, train_world_model
-
-# --- schedule ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("levels", [1, 5, 10, 100])
-def test_cosine_schedule_follows_its_formula_with_beta_clipped(levels: int) -> None:
-    def f(k: int) -> float:
-        return math.cos((k / levels + 0.008) / 1.008 * math.pi / 2) ** 2
-
-    expected = [1.0]
-    for k in range(1, levels + 1):
-        expected.append(expected[-1] * (1 - min(1 - f(k) / f(k - 1), 0.999)))
-    found = cosine_schedule(levels).alpha_bar
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert found[0] == 1 and torch.all(found.diff() < 0) and found[-1] > 0
-    np.testing.assert_allclose(found[-1] / found[-2], 0.001, rtol=1e-4)  # the last β is the clipped one
-
-
-def test_strided_levels_fall_in_equal_strides_to_zero() -> None:
-    assert strided_levels(10, 5) == [10, 8, 6, 4, 2, 0]
-    assert strided_levels(10, 1) == [10, 0]
-    assert strided_levels(9, 3) == [9, 6, 3, 0]
-
-
-def test_strided_levels_are_distinct_for_any_number_of_steps() -> None:
-    for levels in range(1, 41):
-        for steps in range(1, levels + 1):
-            found = strided_levels(levels, steps)
-            assert found[0] == levels and found[-1] == 0 and len(found) == steps + 1
-            assert all(above > below for above, below in pairwise(found))
-
-
-def test_diffuse_mixes_signal_and_noise_by_each_samples_level() -> None:
-    schedule, rng = cosine_schedule(10), np.random.default_rng(0)
-    clean, noise = rng.standard_normal((2, 11, 3, 2)).astype(np.float32)
-    found = schedule.diffuse(torch.from_numpy(clean), torch.from_numpy(noise), torch.arange(11))
-    for k in range(11):
-        kept = float(schedule.alpha_bar[k])
-        expected = math.sqrt(kept) * clean[k].astype(float) + math.sqrt(1 - kept) * noise[k]
-        np.testing.assert_allclose(found[k], expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("level", [1, 4, 9, 10])
-def test_diffusion_is_undone_by_the_noise_and_by_the_clean_sample(level: int) -> None:
-    schedule = cosine_schedule(10)
-    clean, noise = torch.randn(2, 64, 3, generator=torch.Generator().manual_seed(0))
-    noisy = schedule.diffuse(clean, noise, torch.full((64,), level))
-    blown_up = float(schedule.alpha_bar[level].rsqrt())
-    np.testing.assert_allclose(schedule.clean_from_noise(noisy, noise, level), clean, atol=1e-6 * blown_up)
-    np.testing.assert_allclose(schedule.noise_from_clean(noisy, clean, level), noise, atol=1e-5)
-
-
-# --- posterior --------------------------------------------------------------------------------------------------
-
-
-def test_posterior_is_bayes_rule() -> None:
-    """q(x^lower | x^level, x⁰) ∝ q(x^level | x^lower) q(x^lower | x⁰), multiplied out on a grid."""
-    schedule = cosine_schedule(10)
-    x = np.linspace(-8, 8, 160_001)
-    for level, lower in [(10, 9), (10, 4), (7, 6), (6, 2), (2, 1)]:
-        above, below = (float(schedule.alpha_bar[k]) for k in (level, lower))
-        for clean, noisy in [(0.3, -1.2), (-1.0, 0.4)]:
-            prior = np.exp(-((x - math.sqrt(below) * clean) ** 2) / (2 * (1 - below)))
-            likelihood = np.exp(-((noisy - math.sqrt(above / below) * x) ** 2) / (2 * (1 - above / below)))
-            density = prior * likelihood / (prior * likelihood).sum()
-            mean = (density * x).sum()
-            deviation = math.sqrt((density * (x - mean) ** 2).sum())
-            found = posterior(torch.tensor(clean), torch.tensor(noisy), schedule, level, lower)
-            np.testing.assert_allclose([float(value) for value in found], [mean, deviation], atol=1e-5)
-
-
-def test_posterior_steps_lead_to_the_marginals_of_the_forward_process() -> None:
-    """Σ over x^level of q(x^lower | x^level, x⁰) q(x^level | x⁰) has mean √ᾱ_lower x⁰ and variance 1 - ᾱ_lower."""
-    schedule, one, zero = cosine_schedule(10), torch.tensor(1.0), torch.tensor(0.0)
-    for level in range(1, 11):
-        for lower in range(level):
-            of_clean, deviation = posterior(one, zero, schedule, level, lower)
-            of_noisy, _ = posterior(zero, one, schedule, level, lower)
-            above, below = schedule.alpha_bar[level], schedule.alpha_bar[lower]
-            np.testing.assert_allclose(of_clean + of_noisy * above.sqrt(), below.sqrt(), atol=1e-6)
-            np.testing.assert_allclose(of_noisy**2 * (1 - above) + deviation**2, 1 - below, atol=1e-6)
-
-
-def test_posterior_at_level_zero_is_the_clean_sample() -> None:
-    clean = torch.tensor([0.25, -3.0])
-    mean, deviation = posterior(clean, torch.tensor([9.0, 9.0]), cosine_schedule(10), 3, 0)
-    np.testing.assert_allclose(mean, clean, rtol=1e-6)
-    assert torch.all(deviation == 0)
-
-
-# --- samplers on a distribution that is known -------------------------------------------------------------------
-
-MEAN = torch.tensor([0.7, -1.5])
-COVARIANCE = torch.tensor([[0.25, 0.12], [0.12, 0.16]])
-SAMPLES = 10_000
-
-
-def exact_denoiser(levels: int) -> Denoise:
-    """E[x⁰ | x^k] of x⁰ ~ N(MEAN, COVARIANCE): m + √ᾱ Σ (ᾱ Σ + (1 - ᾱ) I)⁻¹ (x^k - √ᾱ m)."""
-    schedule = cosine_schedule(levels)
-
-    def denoise(noisy: Tensor, level: int) -> Tensor:
-        kept = schedule.alpha_bar[level]
-        gain = kept.sqrt() * COVARIANCE @ torch.linalg.inv(kept * COVARIANCE + (1 - kept) * torch.eye(2))
-        return MEAN + (noisy - kept.sqrt() * MEAN) @ gain.T
-
-    return denoise
-
-
-def gaussian_noise(steps: int, samples: int = SAMPLES) -> Tensor:
-    return torch.randn(steps, samples, 2, generator=torch.Generator().manual_seed(1))
-
-
-# With the posterior's own variance DDPM falls short of the data's by a share of about 5 / steps, so that it needs more.
-@pytest.mark.parametrize(("sampler", "steps"), [(sample_ddpm, 400), (sample_ddim, 100)])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_sampler_draws_from_the_distribution_whose_denoiser_it_gets(
-    sampler: Callable[..., Tensor], steps: int, stride: int
-) -> None:
-    levels = steps * stride
-    samples = sampler(exact_denoiser(levels), gaussian_noise(steps), cosine_schedule(levels))
-    np.testing.assert_allclose(samples.mean(0), MEAN, atol=0.02)
-    np.testing.assert_allclose(np.cov(samples.T.numpy()), COVARIANCE, atol=0.012)
-
-
-def test_low_temperature_samples_spread_less() -> None:
-    hot, cool = (
-        sample_ddpm(exact_denoiser(50), gaussian_noise(50), cosine_schedule(50), temperature)
-        for temperature in (1.0, 0.5)
-    )
-    assert torch.all(cool.std(0) < 0.8 * hot.std(0))
-    np.testing.assert_allclose(cool.mean(0), MEAN, atol=0.02)
-
-
-def test_ddim_depends_on_its_start_alone() -> None:
-    noise, schedule = gaussian_noise(8, 32), cosine_schedule(10)
-    other = noise.clone()
-    other[1:] = 7.0
-    first, second = (sample_ddim(exact_denoiser(10), draw, schedule) for draw in (noise, other))
-    assert torch.equal(first, second)
-    halved = sample_ddim(exact_denoiser(10), torch.cat([0.5 * noise[:1], noise[1:]]), schedule)
-    assert torch.equal(sample_ddim(exact_denoiser(10), noise, schedule, temperature=0.5), halved)
-    assert not torch.equal(first, halved)
-
-
-def test_ddim_step_moves_the_noise_to_the_next_level_unchanged() -> None:
-    """With a denoiser that knows x⁰, every state on the way has the same ε."""
-    schedule, noise = cosine_schedule(10), gaussian_noise(5, 16)
-    clean, seen = torch.full((16, 2), 0.3), []
-
-    def denoise(noisy: Tensor, level: int) -> Tensor:
-        seen.append((noisy - schedule.alpha_bar[level].sqrt() * clean) / (1 - schedule.alpha_bar[level]).sqrt())
-        return clean
-
-    np.testing.assert_allclose(sample_ddim(denoise, noise, schedule), clean, rtol=1e-6)
-    for noise_left in seen[1:]:
-        np.testing.assert_allclose(noise_left, seen[0], atol=1e-5)
-
-
-def test_ddpm_at_temperature_zero_has_no_noise_beyond_its_start() -> None:
-    noise, schedule = gaussian_noise(8, 32), cosine_schedule(10)
-    other = noise.clone()
-    other[1:] = 7.0
-    cold = sample_ddpm(exact_denoiser(10), noise, schedule, 0.0)
-    assert torch.equal(cold, sample_ddpm(exact_denoiser(10), other, schedule, 0.0))
-    x = noise[0]
-    visited = strided_levels(10, 8)
-    for level, lower in pairwise(visited):
-        x, _ = posterior(exact_denoiser(10)(x, level), x, schedule, level, lower)
-    assert torch.equal(cold, x)
-    assert not torch.equal(sample_ddpm(exact_denoiser(10), noise, schedule, 1.0), cold)
-
 
 # --- the world model as a sampler: condition and guidance --------------------------------------------------------
 
 BATCH = 6
 
 
-def one_level_model(prediction: str = "clean") -> WorldModel:
+KINDS = ("clean", "noise", "edm")
+
+
+def tiny_model(preconditioning: str = "clean", **changes: object) -> WorldModel:
     """K = 1, so that a sample is one call of the denoiser; normalizers that do something."""
     torch.manual_seed(0)
-    settings = WorldModelSettings(window=3, diffusion_steps=1, prediction=prediction, hidden=16, blocks=1)  # type: ignore[arg-type]
+    settings = WorldModelSettings(
+        **({"window": 3, "diffusion_steps": 1, "hidden": 16, "blocks": 1, "preconditioning": preconditioning} | changes)  # type: ignore[arg-type]
+    )
     model = WorldModel(settings, 2, 1)
     model.states.mean, model.states.std = torch.tensor([1.0, -2.0]), torch.tensor([2.0, 0.5])
     model.rewards.low, model.rewards.high = torch.tensor(-3.0), torch.tensor(5.0)
@@ -213,49 +43,77 @@ def one_level_model(prediction: str = "clean") -> WorldModel:
     return model.eval()
 
 
-def draw(model: WorldModel, return_to_go: Tensor, guidance: float, **options: object) -> Imagined:
-    """BATCH samples from fixed states, actions and noise."""
+def givens() -> tuple[Tensor, Tensor, torch.Generator]:
+    """BATCH states and actions, raw units, and the generator after them."""
     g = torch.Generator().manual_seed(5)
-    steps = int(options.pop("steps", 1))  # type: ignore[call-overload]
-    state = torch.randn(BATCH, 2, generator=g)
-    action = torch.rand(BATCH, 1, generator=g) * 2 - 1
-    noise = torch.randn(steps, BATCH, model.settings.window, 4, generator=g)
+    return torch.randn(BATCH, 2, generator=g), torch.rand(BATCH, 1, generator=g) * 2 - 1, g
+
+
+def draw(model: WorldModel, return_to_go: Tensor, guidance: float, steps: int = 1, **options: object) -> Imagined:
+    """BATCH samples from fixed states, actions and noise."""
+    state, action, g = givens()
+    noise = torch.randn(steps, BATCH, model.settings.window, model.channels, generator=g)
     options = {"sampler": "ddpm", "temperature": 1.0} | options
     return model.sample(state, action, return_to_go, noise, guidance=guidance, **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("prediction", ["clean", "noise"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 1.2, 3.0])
 @torch.inference_mode()
-def test_guidance_goes_from_the_unconditional_prediction_towards_the_conditional(
-    prediction: str, guidance: float
-) -> None:
-    model = one_level_model(prediction)
+def test_guidance_goes_from_the_unconditional_prediction_towards_the_conditional(kind: str, guidance: float) -> None:
+    """A sample of one step, by hand: D = c_skip x + c_out F with and without the return, then extrapolated."""
+    model = tiny_model(kind)
     wanted = torch.linspace(-2, 8, BATCH)
     imagined = draw(model, wanted, guidance)
 
-    g = torch.Generator().manual_seed(5)
-    state = torch.randn(BATCH, 2, generator=g)
-    action = torch.rand(BATCH, 1, generator=g) * 2 - 1
-    x = torch.randn(1, BATCH, 3, 4, generator=g)[0]
-    x[:, 0, :2] = (state - torch.tensor([1.0, -2.0])) / torch.tensor([2.0, 0.5])
-    ones = torch.ones(BATCH)
+    state, action, g = givens()
+    sigma = 80.0 if kind == "edm" else math.sqrt(0.999 / 0.001)  # a single level: β is clipped at 0.999
+    x = sigma * torch.randn(1, BATCH, 3, 4, generator=g)[0]
+    seen = x / math.sqrt(1 + sigma**2)
+    seen[:, 0, :2] = (state - torch.tensor([1.0, -2.0])) / torch.tensor([2.0, 0.5])
+    level = torch.full((BATCH,), math.log(sigma) / 4 if kind == "edm" else 2 / math.pi * math.atan(sigma))
     conditional, unconditional = (
-        model.denoiser(x, ones, action, wanted / 4, ones.bool() & shown).double().numpy() for shown in (True, False)
+        model.denoiser(seen, level, action, wanted / 4, torch.full((BATCH,), shown)).double().numpy()
+        for shown in (True, False)
     )
     predicted = unconditional + guidance * (conditional - unconditional)
-    if prediction == "noise":
-        kept = 0.001  # ᾱ_1 of a single level: β is clipped at 0.999
-        predicted = (x.double().numpy() - math.sqrt(1 - kept) * predicted) / math.sqrt(kept)
+    noisy = x.double().numpy()
+    if kind == "noise":
+        predicted = noisy - sigma * predicted
+    elif kind == "edm":
+        predicted = (noisy + sigma * math.sqrt(1 + sigma**2) * predicted) / (1 + sigma**2)
     states = predicted[:, 1:, :2] * [2.0, 0.5] + [1.0, -2.0]
     rewards = (np.clip(predicted[:, :-1, 2], -1, 1) + 1) / 2 * 8 - 3
     np.testing.assert_allclose(imagined.states[:, 1:], states, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(imagined.rewards, rewards, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(imagined.terminals, predicted[:, 1:, 3] > 0)
+    assert torch.equal(imagined.states[:, 0], state)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_sampling_at_temperature_zero_does_not_depend_on_the_noise(kind: str, sampler: str) -> None:
+    """Of DDPM only the start is left; the ODE solvers begin at 0."""
+    model = tiny_model(kind, diffusion_steps=6)
+    state, action, g = givens()
+    first, second = torch.randn(2, 4, BATCH, 3, 4, generator=g)
+    if sampler == "ddpm":
+        second[0] = first[0]
+    found = [
+        model.sample(state, action, torch.zeros(BATCH), noise, sampler=sampler, guidance=1.2, temperature=0.0)
+        for noise in (first, second)
+    ]
+    assert torch.equal(found[0].states, found[1].states) and torch.equal(found[0].rewards, found[1].rewards)
+
+
+def test_levels_of_sampling_are_those_of_training() -> None:
+    assert torch.equal(tiny_model("clean", diffusion_steps=6).sigmas(3), cosine_sigmas(6, 3))
+    found = tiny_model("edm").sigmas(7, 0.01, 20.0, 5.0)
+    np.testing.assert_allclose(found[[0, -2, -1]], [20, 0.01, 0], rtol=1e-9)
 
 
 def test_guidance_matters_where_the_return_is_known() -> None:
-    model = one_level_model()
+    model = tiny_model()
     wanted = torch.full((BATCH,), 8.0)
     assert not torch.equal(draw(model, wanted, 0.0).states, draw(model, wanted, 1.0).states)
     assert not torch.equal(draw(model, wanted, 1.0).states, draw(model, wanted, 3.0).states)
@@ -263,7 +121,7 @@ def test_guidance_matters_where_the_return_is_known() -> None:
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 4.0])
 def test_unknown_return_gives_the_unconditional_sample_whatever_the_guidance(guidance: float) -> None:
-    model = one_level_model()
+    model = tiny_model()
     wanted = torch.tensor([5.0, torch.nan] * (BATCH // 2))
     unconditional = draw(model, torch.full((BATCH,), 5.0), guidance=0.0)
     found = draw(model, wanted, guidance)
@@ -271,7 +129,7 @@ def test_unknown_return_gives_the_unconditional_sample_whatever_the_guidance(gui
     np.testing.assert_allclose(found.rewards[1::2], unconditional.rewards[1::2], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])
 def test_sample_begins_with_exactly_the_given_state(sampler: str, world_model: Path, transitions: Transitions) -> None:
     model, _ = load_world_model(world_model)
     state, action = torch.from_numpy(transitions.observation[:50]), torch.from_numpy(transitions.action[:50])
@@ -314,12 +172,12 @@ class Fixed(nn.Module):
         return self.prediction
 
 
-def some_batch(count: int = 8) -> WindowBatch:
+def some_batch(count: int = 8, channels: int = 4) -> WindowBatch:
     g = torch.Generator().manual_seed(2)
-    mask = (torch.rand(count, 3, 4, generator=g) < 0.6).float()
+    mask = (torch.rand(count, 3, channels, generator=g) < 0.6).float()
     known = torch.arange(count) % 4 > 0
     return WindowBatch(
-        torch.randn(count, 3, 4, generator=g),
+        torch.randn(count, 3, channels, generator=g),
         mask,
         torch.rand(count, 1, generator=g),
         torch.rand(count, generator=g) * known,
@@ -327,33 +185,31 @@ def some_batch(count: int = 8) -> WindowBatch:
     )
 
 
-def loss_model(prediction: str, dropout: float = 0.25) -> WorldModel:
-    torch.manual_seed(0)
-    settings = WorldModelSettings(window=3, prediction=prediction, hidden=16, blocks=1, condition_dropout=dropout)  # type: ignore[arg-type]
-    return WorldModel(settings, 2, 1)
-
-
-@pytest.mark.parametrize("prediction", ["clean", "noise"])
-def test_denoising_loss_is_the_mean_squared_error_of_what_the_mask_shows(prediction: str) -> None:
-    model, batch = loss_model(prediction), some_batch()
+@pytest.mark.parametrize("kind", KINDS)
+def test_denoising_loss_is_the_mean_squared_error_of_what_the_mask_shows(kind: str) -> None:
+    model, batch = tiny_model(kind, diffusion_steps=10), some_batch()
     model.denoiser = Fixed(torch.randn(8, 3, 4, generator=torch.Generator().manual_seed(9)))
     rng = np.random.default_rng(4)
-    rng.integers(1, 11, size=8)  # the levels come first
-    noise = rng.standard_normal((8, 3, 4), dtype=np.float32)
-    target = noise if prediction == "noise" else batch.rows.numpy()
-    predicted = model.denoiser.prediction.detach().numpy()
-    total = count = 0.0
-    for index in np.ndindex(8, 3, 4):
-        if batch.mask[index]:
-            total += (float(predicted[index]) - float(target[index])) ** 2
-            count += 1
+    if kind == "edm":  # the levels come first
+        sigma = np.exp(rng.normal(-1.2, 1.2, size=8))[:, None, None]
+    else:
+        rng.integers(10, size=8)
+    noise = rng.standard_normal((8, 3, 4), dtype=np.float32).astype(np.float64)
+    clean = batch.rows.double().numpy()
+    if kind == "edm":
+        target = (clean * (1 + sigma**2) - (clean + sigma * noise)) / (sigma * np.sqrt(1 + sigma**2))
+    else:
+        target = noise if kind == "noise" else clean
+    predicted = model.denoiser.prediction.detach().double().numpy()
+    shown = batch.mask.bool().numpy()
+    expected = ((predicted - target)[shown] ** 2).mean()
     found = denoising_loss(model, batch, np.random.default_rng(4))
-    np.testing.assert_allclose(float(found.detach()), total / count, rtol=1e-5)
+    np.testing.assert_allclose(float(found.detach()), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("prediction", ["clean", "noise"])
-def test_masked_predictions_have_no_influence(prediction: str) -> None:
-    model, batch = loss_model(prediction), some_batch()
+@pytest.mark.parametrize("kind", KINDS)
+def test_masked_predictions_have_no_influence(kind: str) -> None:
+    model, batch = tiny_model(kind), some_batch()
     model.denoiser = Fixed(torch.zeros(8, 3, 4))
     denoising_loss(model, batch, np.random.default_rng(4)).backward()
     gradient = model.denoiser.prediction.grad
@@ -361,8 +217,9 @@ def test_masked_predictions_have_no_influence(prediction: str) -> None:
     assert torch.equal(gradient != 0, batch.mask.bool())
 
 
-def test_masked_targets_have_no_influence() -> None:
-    model, batch = loss_model("clean"), some_batch()
+@pytest.mark.parametrize("kind", KINDS)
+def test_masked_targets_have_no_influence(kind: str) -> None:
+    model, batch = tiny_model(kind), some_batch()
     model.denoiser = Fixed(torch.zeros(8, 3, 4))
     other = dataclasses.replace(batch, rows=torch.where(batch.mask.bool(), batch.rows, 1e3))
     first, second = (denoising_loss(model, b, np.random.default_rng(4)) for b in (batch, other))
@@ -371,7 +228,7 @@ def test_masked_targets_have_no_influence() -> None:
 
 def loss_with_returns(dropout: float, batch: WindowBatch, return_to_go: Tensor) -> Tensor:
     changed = dataclasses.replace(batch, return_to_go=return_to_go)
-    return denoising_loss(loss_model("clean", dropout), changed, np.random.default_rng(4)).detach()
+    return denoising_loss(tiny_model(condition_dropout=dropout), changed, np.random.default_rng(4)).detach()
 
 
 def test_return_is_hidden_always_never_or_where_it_is_unknown() -> None:
@@ -385,19 +242,33 @@ def test_return_is_hidden_always_never_or_where_it_is_unknown() -> None:
     )
 
 
-def test_given_state_reaches_the_denoiser_without_noise() -> None:
-    class Keeper(nn.Module):
-        seen: Tensor
+class Keeper(nn.Module):
+    """A denoiser that remembers what it saw."""
 
-        def forward(self, rows: Tensor, *_: Tensor) -> Tensor:
-            self.seen = rows
-            return rows
+    seen: tuple[Tensor, ...]
 
-    model, batch, keeper = loss_model("clean"), some_batch(), Keeper()
-    model.denoiser = keeper  # type: ignore[assignment]
+    def forward(self, *inputs: Tensor) -> Tensor:
+        self.seen = inputs
+        return inputs[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("actions", "given"), [("inferred", 2), ("joint", 3)])
+def test_what_is_given_reaches_the_denoiser_without_noise_and_unscaled(kind: str, actions: str, given: int) -> None:
+    model, batch, keeper = tiny_model(kind, actions=actions), some_batch(channels=given + 2), Keeper()
+    model.denoiser = keeper
     denoising_loss(model, batch, np.random.default_rng(4))
-    assert torch.equal(keeper.seen[:, 0, :2], batch.rows[:, 0, :2])
-    assert torch.all(keeper.seen[:, 1:] != batch.rows[:, 1:])
+    assert torch.equal(keeper.seen[0][:, 0, :given], batch.rows[:, 0, :given])
+    assert torch.all(keeper.seen[0][:, 0, given:] != batch.rows[:, 0, given:])
+    assert torch.all(keeper.seen[0][:, 1:] != batch.rows[:, 1:])
+
+
+def test_an_unconditional_denoiser_is_given_nothing() -> None:
+    model, batch, keeper = tiny_model("edm", actions="joint", conditional=False), some_batch(channels=5), Keeper()
+    model.denoiser = keeper
+    denoising_loss(model, batch, np.random.default_rng(4))
+    rows, _, action, _, known = keeper.seen
+    assert torch.all(rows != batch.rows) and not action.any() and not known.any()
 
 
 # --- training ---------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def assert_same_bits(first: Transitions, second: Transitions) -> None:
 # --- the same bits ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])
 def test_shards_do_not_depend_on_their_number(
     models: Models, synthesis_settings: SynthesisSettings, tmp_path: Path, sampler: str
 ) -> None:
@@ -335,7 +335,7 @@ def test_seal_counts_the_rows_of_its_shards(
 def test_synthesis_refuses_more_sampling_steps_than_the_model_has_levels(
     models: Models, synthesis_settings: SynthesisSettings, tmp_path: Path
 ) -> None:
-    assert load_world_model(models[1])[0].schedule.levels == 10
+    assert load_world_model(models[1])[0].settings.diffusion_steps == 10
     settings = dataclasses.replace(synthesis_settings, sampling_steps=21)
     with pytest.raises(InputError, match="sampling_steps"):
         synthesize_shard(*models, settings, tmp_path, 0)

@@ -23,7 +23,7 @@ from dawm.randomness import derived_seed, generator
 from dawm.training import CHECKPOINT, State, adam, average_into, cosine_rate, ema_rate, train
 
 STEPS, CHECKPOINT_EVERY, KILLED_AT = 30, 10, 17
-STAGES = ("world_model", "inverse_dynamics", "td3_bc", "iql")
+STAGES = ("world_model", "unet_world_model", "inverse_dynamics", "td3_bc", "iql")
 Stage = Callable[..., None]
 
 
@@ -41,6 +41,18 @@ def stage(request: pytest.FixtureRequest, dataset: Path, synthetic: Path) -> tup
         settings = WorldModelSettings(window=3, hidden=16, blocks=1, ema_every=3, **shared)
         dawm.world_model.training.train_world_model(dataset, settings, output, seed)
 
+    def unet_world_model(output: Path, seed: int) -> None:
+        settings = WorldModelSettings(
+            window=3,
+            denoiser="unet",
+            unet_channels=(8, 8),
+            preconditioning="edm",
+            normalizer="cdf",
+            actions="joint",
+            **shared,
+        )
+        dawm.world_model.training.train_world_model(dataset, settings, output, seed)
+
     def inverse_dynamics(output: Path, seed: int) -> None:
         settings = InverseDynamicsSettings(hidden=16, dropout=0.2, **shared)
         dawm.inverse_dynamics.train_inverse_dynamics(dataset, settings, output, seed)
@@ -55,6 +67,7 @@ def stage(request: pytest.FixtureRequest, dataset: Path, synthetic: Path) -> tup
 
     stages = {
         "world_model": (dawm.world_model.training, world_model),
+        "unet_world_model": (dawm.world_model.training, unet_world_model),
         "inverse_dynamics": (dawm.inverse_dynamics, inverse_dynamics),
         "td3_bc": (dawm.offline_rl.training, td3_bc),
         "iql": (dawm.offline_rl.training, iql),

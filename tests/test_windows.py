@@ -38,11 +38,16 @@ def identities() -> tuple[Standardizer, MinMaxScaler, ActionScaler]:
 
 
 def windows_of(
-    data: Transitions, window: int, episodes: np.ndarray | None = None, successors_known: bool = True
+    data: Transitions,
+    window: int,
+    episodes: np.ndarray | None = None,
+    successors_known: bool = True,
+    joint: bool = False,
+    conditional: bool = True,
 ) -> Windows:
     rows = np.ones(len(data), bool) if episodes is None else episodes
     wanted = returns_to_go(data, 0.9)
-    return Windows(data, rows, window, wanted, *identities(), terminal_successors_known=successors_known)
+    return Windows(data, rows, window, wanted, *identities(), successors_known, joint=joint, conditional=conditional)
 
 
 # --- returns-to-go ----------------------------------------------------------------------------------------------
@@ -149,9 +154,15 @@ def test_unknown_terminal_successors_are_masked_and_their_terminals_are_not() ->
 
 @pytest.mark.parametrize("window", [2, 3, 4, 7])
 @pytest.mark.parametrize("successors_known", [True, False])
-def test_every_window_agrees_with_a_loop_over_its_rows(window: int, successors_known: bool) -> None:
+@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("conditional", [True, False])
+def test_every_window_agrees_with_a_loop_over_its_rows(
+    window: int, successors_known: bool, joint: bool, conditional: bool
+) -> None:
+    """Of what is generated, everything counts but padding, what is given in row 0, and what belongs to no transition
+    of the window: the last row's action and reward, and whether an episode had ended when it began."""
     data = toy()
-    windows = windows_of(data, window, successors_known=successors_known)
+    windows = windows_of(data, window, None, successors_known, joint, conditional)
     batch = windows.batch(torch.arange(len(windows)))
     left, cut = rows_to_the_end(data), ends_by_timeout(data)
     starts = [t for t in range(len(data)) if left[t] >= window - 1 or not cut[t]]
@@ -161,11 +172,23 @@ def test_every_window_agrees_with_a_loop_over_its_rows(window: int, successors_k
             inside, over = i < left[start], i >= left[start] and not cut[start]
             state = data.observation[start] if i == 0 else data.next_observation[start + min(i, left[start]) - 1]
             reward = data.reward[start + i] if inside else 0.0
-            expected = [*state, reward, 1.0 if over else -1.0]
+            action = [data.action[start + i, 0] if inside else 0.0] * joint
+            expected = [*state, *action, reward, 1.0 if over else -1.0]
             np.testing.assert_allclose(batch.rows[number, i], expected, rtol=1e-6)
-            state_counts = 1 <= i <= left[start] and (successors_known or not over)
-            expected_mask = [state_counts, state_counts, inside and i < window - 1, i > 0]
+            generated = i > 0 or not conditional
+            state_counts = generated and i <= left[start] and (successors_known or not over)
+            whole = inside and i < window - 1
+            expected_mask = [state_counts, state_counts, *[whole and generated] * joint, whole, i > 0]
             np.testing.assert_array_equal(batch.mask[number, i], np.array(expected_mask, float))
+
+
+def test_single_transitions_of_an_unconditional_joint_model_count_as_a_whole() -> None:
+    """SynthER's row: s, a, r, s′ and whether s′ is terminal."""
+    data = toy((3,), ("terminal",))
+    found = windows_of(data, 2, joint=True, conditional=False).batch(torch.tensor([0, 2]))
+    once = [[1, 1, 1, 1, 0], [1, 1, 0, 0, 1]]
+    np.testing.assert_array_equal(found.mask, [once, once])
+    assert found.rows[:, 1, -1].tolist() == [-1, 1]
 
 
 @pytest.mark.parametrize("window", [2, 3, 6])

@@ -118,6 +118,7 @@ EXPECTED = {
     "pattern": f"a name that matches {NAME}".replace("{", "{{").replace("}", "}}"),
     "enum": "one of {}",
     "minItems": "at least {} entries",
+    "maxItems": "at most {} entries",
     "minProperties": "at least {} entries",
     "minLength": "at least {} characters",
 }

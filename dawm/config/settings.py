@@ -77,13 +77,39 @@ class ExportSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class WorldModelSettings:
-    """Stage `train-world-model`: the conditional diffusion over windows of states, rewards and terminals."""
+    """Stage `train-world-model`: the diffusion over windows of states, rewards, terminals and, if joint, actions."""
 
     window: int = setting("T, rows of a window; T rows yield T - 1 transitions", 8, minimum=2, maximum=32)
-    diffusion_steps: int = setting("K, noise levels of training", 10, minimum=1, maximum=1000)
-    prediction: Literal["clean", "noise"] = setting("what the network predicts: x⁰ or ε", "clean")
+    actions: Literal["inferred", "joint"] = setting(
+        "`inferred`: no actions are generated, the inverse dynamics infers them; `joint`: generated with the states",
+        "inferred",
+    )
+    conditional: bool = setting(
+        "given s_t, a_t and return-to-go; false: all is generated (SynthER's kind with `window: 2`, `joint` and `edm`)",
+        True,
+    )
+    preconditioning: Literal["clean", "noise", "edm"] = setting(
+        "what the network predicts: x⁰ or ε, at K levels of the cosine schedule, or EDM's mixture, at log-normal ones",
+        "clean",
+    )
+    diffusion_steps: int = setting("K, noise levels of training; EDM has no such", 10, minimum=1, maximum=1000)
+    normalizer: Literal["standard", "cdf"] = setting(
+        "units of states: mean 0 and variance 1, or uniform on [-1, 1] by the empirical distribution function",
+        "standard",
+    )
+    denoiser: Literal["residual", "unet"] = setting(
+        "`residual`: MLP on the flattened window; `unet`: temporal U-Net of the paper's lineage, 10–20 times slower",
+        "residual",
+    )
     hidden: int = setting("width of the residual network", 256, minimum=8)
-    blocks: int = setting("residual blocks", 3, minimum=1)
+    blocks: int = setting("blocks of the residual network", 3, minimum=1)
+    unet_channels: tuple[int, ...] = setting(
+        "channels of each level of the U-Net; two levels make DWM's six residual blocks",
+        (64, 128),
+        minItems=1,
+        maxItems=5,
+        items={"minimum": 8, "maximum": 4096},
+    )
     discount: float = setting("γ of the return-to-go", 0.99, exclusiveMinimum=0, maximum=1)
     return_scale: float | None = setting(
         "return-to-go that becomes 1 (D4RL: Hopper 400, Walker2d 550, HalfCheetah 1200); null: the largest in the data",
@@ -126,12 +152,22 @@ class SynthesisSettings:
 
     trajectories: int = setting("sampled trajectories; each yields up to T - 1 transitions", 150_000, minimum=1)
     shards: int = setting("Parquet shards, one job each", 4, minimum=1, maximum=10_000)
-    sampler: Literal["ddpm", "ddim"] = setting("ancestral or deterministic sampling", "ddpm")
-    sampling_steps: int = setting("N, noise levels visited, equally spaced among K", 5, minimum=1)
+    sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = setting(
+        "ancestral sampling, or the probability-flow ODE by steps of first (DDIM) or second order (DPM-Solver++ 2M)",
+        "ddpm",
+    )
+    sampling_steps: int = setting("N, noise levels visited: equally spaced among K, or EDM's", 5, minimum=1)
     guidance: float = setting("ω of classifier-free guidance; 1: plain conditional", 1.2, minimum=0)
-    temperature: float = setting("α, scale of the sampler's noise (DDPM)", 0.5, minimum=0)
+    temperature: float = setting("α, scale of the sampler's noise: each step's (DDPM), or the start's", 0.5, minimum=0)
+    sigma_min: float = setting("σ_min, least noise level of EDM's sampling", 0.002, exclusiveMinimum=0)
+    sigma_max: float = setting("σ_max, largest noise level of EDM's sampling", 80.0, exclusiveMinimum=0)
+    rho: float = setting("ρ of EDM's sampling: the larger, the more of its levels are small", 7.0, minimum=1)
     return_factor: float = setting("requested return-to-go as a multiple of the real one", 1.1)
     seed: int = setting("seed of the drawn starts and of the noise", 0, minimum=0)
+
+    def __post_init__(self) -> None:
+        if not self.sigma_min < self.sigma_max:
+            raise InputError(f"sigma_max: expected more than sigma_min ({self.sigma_min}), found {self.sigma_max}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +225,8 @@ class GeneratorSettings:
     synthesis: SynthesisSettings = setting("synthetic transitions", SynthesisSettings)
 
     def __post_init__(self) -> None:
-        if self.synthesis.sampling_steps > self.world_model.diffusion_steps:
+        levelled = self.world_model.preconditioning != "edm"
+        if levelled and self.synthesis.sampling_steps > self.world_model.diffusion_steps:
             raise InputError(
                 f"synthesis.sampling_steps: expected at most world_model.diffusion_steps "
                 f"({self.world_model.diffusion_steps}), found {self.synthesis.sampling_steps}"

@@ -15,6 +15,8 @@ class Standardizer(nn.Module):
     Buffers mean, std, low, high: [dim], in raw units; a dimension without variance gets std 1.
     """
 
+    SPREAD = 1.0  # standard deviation of the encoded data
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         for name, value in (("mean", 0.0), ("std", 1.0), ("low", -torch.inf), ("high", torch.inf)):

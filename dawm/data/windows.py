@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dawm.data.cdf_normalizer import CDFNormalizer
 from dawm.data.normalizers import ActionScaler, MinMaxScaler, Standardizer
 from dawm.data.transitions import Transitions
 
@@ -40,10 +41,10 @@ def returns_to_go(transitions: Transitions, discount: float, truncated: str = "d
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """B windows in the model's units, channels [state, reward, terminal].
+    """B windows in the model's units, channels [state, action (joint), reward, terminal].
 
-    rows [B, T, obs_dim + 2]: row i holds s_{t+i}, r_{t+i} and whether the episode had ended when s_{t+i} was reached.
-    mask [B, T, obs_dim + 2]: 1 where the loss counts. action [B, act_dim] = a_t. return_to_go [B] in raw reward, 0
+    rows [B, T, C]: row i holds s_{t+i}, a_{t+i}, r_{t+i} and whether the episode had ended when s_{t+i} was reached.
+    mask [B, T, C]: 1 where the loss counts. action [B, act_dim] = a_t. return_to_go [B] in raw reward, 0
     where it is not known [B].
     """
 
@@ -63,13 +64,19 @@ class Windows:
         episodes: np.ndarray,
         window: int,
         return_to_go: np.ndarray,
-        states: Standardizer,
+        states: Standardizer | CDFNormalizer,
         rewards: MinMaxScaler,
         actions: ActionScaler,
         terminal_successors_known: bool = True,
+        *,
+        joint: bool = False,
+        conditional: bool = True,
     ) -> None:
-        """episodes: bool [n], rows that may be used; return_to_go [n] in raw reward, NaN where unknown."""
-        self.window = window
+        """episodes: bool [n], rows that may be used; return_to_go [n] in raw reward, NaN where unknown.
+
+        joint: rows hold actions too; conditional: row 0's state and action are given, hence no target.
+        """
+        self.window, self.joint, self.conditional = window, joint, conditional
         self.state = states.encode(torch.from_numpy(transitions.observation))
         self.successor = states.encode(torch.from_numpy(transitions.next_observation))
         self.reward = rewards.encode(torch.from_numpy(transitions.reward))
@@ -101,20 +108,23 @@ class Windows:
         state_known = row - 1 <= last  # the terminal state itself is real, what follows is padding
         if not self.terminal_successors_known:
             state_known = state_known & ~terminal
-        state_known[:, 0] = False  # given, never a target
+        state_known[:, 0] = not self.conditional  # given, no target
         reward_known = reward_real.clone()
         reward_known[:, -1] = False  # belongs to a transition whose successor lies outside the window
         terminal_known = torch.ones_like(reward_known)
         terminal_known[:, 0] = False
 
-        rows = torch.cat([state, reward[..., None], 2.0 * terminal[..., None] - 1.0], dim=-1)
-        mask = torch.cat(
-            [
-                state_known[..., None].expand(-1, -1, state.shape[-1]),
-                reward_known[..., None],
-                terminal_known[..., None],
-            ],
-            dim=-1,
-        ).float()
+        parts = [
+            (state, state_known),
+            (reward[..., None], reward_known),
+            (2.0 * terminal[..., None] - 1.0, terminal_known),
+        ]
+        if self.joint:
+            action = torch.where(reward_real[..., None], self.action[torch.minimum(row, last)], 0.0)
+            action_known = reward_known.clone()  # an action belongs to its transition, as the reward does
+            action_known[:, 0] &= not self.conditional
+            parts.insert(1, (action, action_known))
+        rows = torch.cat([values for values, _ in parts], dim=-1)
+        mask = torch.cat([known[..., None].expand_as(values) for values, known in parts], dim=-1).float()
         wanted = self.return_to_go[start]
         return WindowBatch(rows, mask, self.action[start], wanted.nan_to_num(0.0), ~wanted.isnan())

@@ -1,4 +1,4 @@
-"""The world model as one object: denoiser, schedule and normalizers; raw units in, raw units out."""
+"""The world model as one object: denoiser, preconditioning and normalizers; raw units in, raw units out."""
 
 from __future__ import annotations
 
@@ -9,45 +9,109 @@ import torch
 from torch import Tensor, nn
 
 from dawm.config import WorldModelSettings
+from dawm.data.cdf_normalizer import CDFNormalizer
 from dawm.data.normalizers import ActionScaler, MinMaxScaler, Standardizer
-from dawm.world_model.denoisers import ResidualDenoiser
+from dawm.world_model.denoisers import make_denoiser
+from dawm.world_model.preconditioning import PRECONDITIONINGS, Coefficients
 from dawm.world_model.samplers import SAMPLERS
-from dawm.world_model.schedule import cosine_schedule
+from dawm.world_model.schedule import cosine_sigmas, karras_sigmas
+
+NORMALIZERS: dict[str, type[Standardizer] | type[CDFNormalizer]] = {"standard": Standardizer, "cdf": CDFNormalizer}
 
 
 @dataclass(frozen=True)
 class Imagined:
-    """Sampled windows, raw units: states [B, T, obs_dim] with the given s_t in row 0, rewards [B, T - 1],
-    terminals [B, T - 1]: whether the episode had ended when state i + 1 was reached."""
+    """Sampled windows, raw units: states [B, T, obs_dim], with the given s_t in row 0 if the model is conditional,
+    rewards [B, T - 1], terminals [B, T - 1]: whether the episode had ended when state i + 1 was reached; actions
+    [B, T - 1, act_dim] of a joint model, with the given a_t first if it is conditional, else None."""
 
     states: Tensor
     rewards: Tensor
     terminals: Tensor
+    actions: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What B windows are conditioned on, in the model's units.
+
+    first [B, G]: the clean leading channels of row 0, G = 0 for an unconditional model; action [B, act_dim];
+    return_to_go [B], read where known [B].
+    """
+
+    first: Tensor
+    action: Tensor
+    return_to_go: Tensor
+    known: Tensor
+
+    def with_and_without_return(self) -> Condition:
+        """2 B windows: as they are, then with the return-to-go hidden."""
+        return Condition(
+            self.first.repeat(2, 1),
+            self.action.repeat(2, 1),
+            self.return_to_go.repeat(2),
+            torch.cat([self.known, torch.zeros_like(self.known)]),
+        )
 
 
 class WorldModel(nn.Module):
-    """p(r_t, s_{t+1}, …, s_{t+T-1} | s_t, a_t, g_t), with everything that is needed to sample from it."""
+    """p(r_t, s_{t+1}, …, s_{t+T-1} | s_t, a_t, g_t), with everything that is needed to sample from it.
+
+    `actions: joint` generates a_{t+1}, … too; `conditional: false` generates all of it, s_t and a_t included. Channels
+    of a row are [state, action (joint), reward, terminal].
+    """
 
     def __init__(self, settings: WorldModelSettings, observation_dim: int, action_dim: int) -> None:
         super().__init__()
         self.settings = settings
-        self.observation_dim, self.channels = observation_dim, observation_dim + 2
-        self.schedule = cosine_schedule(settings.diffusion_steps)
-        self.states = Standardizer(observation_dim)
+        self.observation_dim = observation_dim
+        self.joint = settings.actions == "joint"
+        self.leading = observation_dim + (action_dim if self.joint else 0)  # states, and actions if joint
+        self.channels = self.leading + 2
+        self.given = self.leading if settings.conditional else 0  # channels of row 0 that are imposed
+        self.states = NORMALIZERS[settings.normalizer](observation_dim)
         self.rewards = MinMaxScaler()
         self.actions = ActionScaler(action_dim)
         self.register_buffer("return_scale", torch.tensor(1.0))
-        self.denoiser = ResidualDenoiser(settings.window, self.channels, action_dim, settings.hidden, settings.blocks)
+        self.denoiser = make_denoiser(settings, self.channels, action_dim)
 
     return_scale: Tensor
 
-    def predict_clean(self, noisy: Tensor, level: int, action: Tensor, return_to_go: Tensor, known: Tensor) -> Tensor:
-        """x̂⁰ [B, T, C] from the denoiser's prediction, whichever it was trained for."""
-        noise_level = torch.full((len(noisy),), level / self.schedule.levels, device=noisy.device)
-        predicted = self.denoiser(noisy, noise_level, action, return_to_go, known)
-        if self.settings.prediction == "noise":
-            return self.schedule.clean_from_noise(noisy, predicted, level)
-        return predicted
+    def sigmas(self, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
+        """The noise levels of sampling that belong to the training's: EDM's, or N ≤ K of the cosine schedule's."""
+        if self.settings.preconditioning == "edm":
+            return karras_sigmas(steps, sigma_min, sigma_max, rho)
+        return cosine_sigmas(self.settings.diffusion_steps, steps)
+
+    def network(self, noisy: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Coefficients]:
+        """F(c_in x; c_noise) [B, T, C] and the coefficients [B, 1, 1]; noisy x [B, T, C], sigma [B]."""
+        coefficients = PRECONDITIONINGS[self.settings.preconditioning](sigma[:, None, None], self.states.SPREAD)
+        rows = impose(coefficients.scale * noisy, condition.first)
+        level = coefficients.level.flatten()
+        return self.denoiser(rows, level, condition.action, condition.return_to_go, condition.known), coefficients
+
+    def denoise(self, noisy: Tensor, sigma: float, condition: Condition, guidance: float) -> Tensor:
+        """x̂⁰ [B, T, C] from x [B, T, C] at noise level σ, kept in the data's range, with what is given put back.
+
+        Classifier-free guidance, x̂⁰ = x̂⁰_∅ + ω (x̂⁰_g - x̂⁰_∅): linear, so the same as in ε (Ho & Salimans 2022, eq. 6).
+        """
+        if self.settings.conditional:
+            noisy, condition_of_both = noisy.repeat(2, 1, 1), condition.with_and_without_return()
+        else:
+            condition_of_both = condition
+        output, coefficients = self.network(noisy, noisy.new_full((len(noisy),), sigma), condition_of_both)
+        clean = coefficients.denoised(noisy, output)
+        if self.settings.conditional:
+            conditional, unconditional = clean.chunk(2)
+            clean = unconditional + guidance * (conditional - unconditional)
+        low, high = self._range()
+        return impose(torch.minimum(torch.maximum(clean, low), high), condition.first)
+
+    def condition(self, first: Tensor, action: Tensor, return_to_go: Tensor, known: Tensor) -> Condition:
+        """From row 0 [B, ≥ given channels] and action in the model's units, return_to_go [B] in raw reward."""
+        if not self.settings.conditional:
+            action, known = torch.zeros_like(action), torch.zeros_like(known)
+        return Condition(first[:, : self.given], action, return_to_go / self.return_scale, known)
 
     @torch.inference_mode()
     def sample(
@@ -60,44 +124,39 @@ class WorldModel(nn.Module):
         sampler: str,
         guidance: float,
         temperature: float,
+        sigmas: Tensor | None = None,
     ) -> Imagined:
-        """state [B, obs_dim], action [B, act_dim], return_to_go [B] (NaN: unconditional), noise [N, B, T, C].
+        """state [B, obs_dim], action [B, act_dim], return_to_go [B] (NaN: unknown), noise [N, B, T, C], sigmas [N + 1].
 
-        Classifier-free guidance, x̂⁰ = x̂⁰_∅ + ω (x̂⁰_g - x̂⁰_∅): linear, so the same as in ε (Ho & Salimans 2022,
-        eq. 6). Predictions are kept in the data's range, as Diffuser's clip_denoised does.
+        Predictions are kept in the data's range, as Diffuser's clip_denoised does. An unconditional model does not
+        look at state, action and return_to_go.
         """
-        given, action = self.states.encode(state), self.actions.encode(action)
-        known = ~return_to_go.isnan()
-        wanted = (return_to_go / self.return_scale).nan_to_num(0.0)
-        low, high = self._range()
-
-        def denoise(noisy: Tensor, level: int) -> Tensor:
-            noisy = impose(noisy, given)
-            both = self.predict_clean(
-                noisy.repeat(2, 1, 1),
-                level,
-                action.repeat(2, 1),
-                wanted.repeat(2),
-                torch.cat([known, torch.zeros_like(known)]),
-            )
-            conditional, unconditional = both.chunk(2)
-            clean = unconditional + guidance * (conditional - unconditional)
-            return impose(torch.minimum(torch.maximum(clean, low), high), given)
-
-        rows = SAMPLERS[sampler](denoise, noise, self.schedule, temperature)
-        states = torch.cat([state[:, None], self.states.decode(rows[:, 1:, : self.observation_dim])], dim=1)
-        return Imagined(states, self.rewards.decode(rows[:, :-1, -2]), rows[:, 1:, -1] > 0)
+        scaled = self.actions.encode(action)
+        first = torch.cat([self.states.encode(state), scaled], dim=1)
+        condition = self.condition(first, scaled, return_to_go.nan_to_num(0.0), ~return_to_go.isnan())
+        rows = SAMPLERS[sampler](
+            lambda noisy, sigma: self.denoise(noisy, sigma, condition, guidance),
+            noise,
+            self.sigmas(len(noise)) if sigmas is None else sigmas,
+            temperature,
+        )
+        states = self.states.decode(rows[..., : self.observation_dim])
+        actions = self.actions.decode(rows[:, :-1, self.observation_dim : self.leading]) if self.joint else None
+        if self.settings.conditional:  # exactly as given
+            states = torch.cat([state[:, None], states[:, 1:]], dim=1)
+            actions = None if actions is None else torch.cat([action[:, None], actions[:, 1:]], dim=1)
+        return Imagined(states, self.rewards.decode(rows[:, :-1, -2]), rows[:, 1:, -1] > 0, actions)
 
     def _range(self) -> tuple[Tensor, Tensor]:
         low, high = self.states.encoded_range()
-        one = torch.ones(2, device=low.device)
+        one = torch.ones(self.channels - self.observation_dim, device=low.device)
         return torch.cat([low, -one]), torch.cat([high, one])
 
     def facts(self) -> dict[str, Any]:
         return {"observation_dim": self.observation_dim, "parameters": sum(p.numel() for p in self.parameters())}
 
 
-def impose(rows: Tensor, state: Tensor) -> Tensor:
-    """The window with s_t [B, obs_dim] back in row 0 (Ding et al. 2024, alg. 20)."""
-    first = torch.cat([state, rows[:, 0, state.shape[1] :]], dim=1)
+def impose(rows: Tensor, given: Tensor) -> Tensor:
+    """The window with what is given [B, G] back in row 0's first channels (Ding et al. 2024, alg. 20)."""
+    first = torch.cat([given, rows[:, 0, given.shape[1] :]], dim=1)
     return torch.cat([first[:, None], rows[:, 1:]], dim=1)

@@ -1,48 +1,43 @@
-"""The noise schedule: how much of the signal is left at each of K noise levels."""
+"""Noise schedules: functions that return decreasing noise levels σ, where a noisy sample is x = x⁰ + σ ε.
+
+A variance-preserving x^k = √ᾱ_k x⁰ + √(1-ᾱ_k) ε is the same sample in other units: x = x^k / √ᾱ_k.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """alpha_bar [K + 1]: ᾱ_k, with ᾱ_0 = 1 (no noise). Levels run from 1 (least noise) to K."""
+def cosine_alpha_bar(levels: int, offset: float = 0.008) -> Tensor:
+    """ᾱ_0 = 1, ᾱ_1, …, ᾱ_K of K levels, float64 [K + 1]  (Nichol & Dhariwal 2021, eq. 17).
 
-    alpha_bar: Tensor
-
-    @property
-    def levels(self) -> int:
-        return len(self.alpha_bar) - 1
-
-    def diffuse(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        """x^k = √ᾱ_k x⁰ + √(1-ᾱ_k) ε  (Ho et al. 2020, eq. 4); level [B] int, clean and noise [B, ...]."""
-        alpha_bar = self.alpha_bar[level].view(-1, *[1] * (clean.dim() - 1))
-        return alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
-
-    def clean_from_noise(self, noisy: Tensor, noise: Tensor, level: int) -> Tensor:
-        """x̂⁰ = (x^k - √(1-ᾱ_k) ε̂) / √ᾱ_k  (Ho et al. 2020, eq. 15)."""
-        alpha_bar = self.alpha_bar[level]
-        return (noisy - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
-
-    def noise_from_clean(self, noisy: Tensor, clean: Tensor, level: int) -> Tensor:
-        """ε̂ = (x^k - √ᾱ_k x̂⁰) / √(1-ᾱ_k), the inverse of `clean_from_noise`."""
-        alpha_bar = self.alpha_bar[level]
-        return (noisy - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt()
-
-
-def cosine_schedule(levels: int, offset: float = 0.008) -> Schedule:
-    """ᾱ_k = f(k/K)/f(0), f(u) = cos²((u + s)/(1 + s) π/2), β clipped at 0.999  (Nichol & Dhariwal 2021, eq. 17)."""
+    ᾱ_k = f(k/K)/f(0) with f(u) = cos²((u + s)/(1 + s) π/2), steps clipped at β = 1 - ᾱ_k/ᾱ_{k-1} ≤ 0.999.
+    """
     u = torch.arange(levels + 1, dtype=torch.float64) / levels
     f = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
     beta = (1 - f[1:] / f[:-1]).clamp(max=0.999)
-    return Schedule(torch.cat([torch.ones(1), torch.cumprod(1 - beta, 0).float()]))
+    return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, 0)])
+
+
+def cosine_sigmas(levels: int, steps: int | None = None) -> Tensor:
+    """σ_k = √((1-ᾱ_k)/ᾱ_k) of N of the cosine schedule's K levels, decreasing to 0, float64 [N + 1].
+
+    steps: N ≤ K, in equal strides (Nichol & Dhariwal 2021, §4); None: all K.
+    """
+    alpha_bar = cosine_alpha_bar(levels)[strided_levels(levels, levels if steps is None else steps)]
+    return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 
 def strided_levels(levels: int, steps: int) -> list[int]:
     """N levels equally spaced in 1 … K, from K down to the least, then 0  (Nichol & Dhariwal 2021, §4)."""
     return [round(levels * (steps - i) / steps) for i in range(steps)] + [0]
+
+
+def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
+    """N levels from σ_max to σ_min, equally spaced in σ^(1/ρ), then 0, float64 [N + 1]  (Karras et al. 2022, eq. 5)."""
+    place = torch.arange(steps, dtype=torch.float64) / max(steps - 1, 1)
+    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    return torch.cat([(high + place * (low - high)) ** rho, torch.zeros(1, dtype=torch.float64)])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dawm.config import WorldModelSettings, as_mapping, read
-from dawm.data.normalizers import ActionScaler, MinMaxScaler, Standardizer
+from dawm.data.normalizers import ActionScaler, MinMaxScaler
 from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.data.weights import load_weights
@@ -19,7 +19,8 @@ from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.randomness import derived_seed, generator
 from dawm.training import Job, State, adam, average_into, cosine_rate, ema_rate, set_rate, train_and_seal
-from dawm.world_model.model import WorldModel, impose
+from dawm.world_model.model import NORMALIZERS, WorldModel
+from dawm.world_model.preconditioning import training_sigmas
 
 WEIGHTS = "model.safetensors"
 LOG_EVERY = 200
@@ -78,26 +79,22 @@ def train_world_model(
 
 
 def denoising_loss(model: WorldModel, batch: WindowBatch, rng: np.random.Generator) -> Tensor:
-    """E ‖mask · (prediction - target)‖² over noise levels, with the condition hidden at times (DWM, alg. 17).
+    """E ‖mask · (F - (x⁰ - c_skip x)/c_out)‖² over noise levels, with the return hidden at times (DWM, alg. 17).
 
-    The model's own device is used; `rng` gives levels, noise and what is hidden, in this order.
+    x = x⁰ + σ ε. The model's own device is used; `rng` gives σ, ε and what is hidden, in this order.
     """
-    device = model.return_scale.device
+    device, settings = model.return_scale.device, model.settings
     count = len(batch.rows)
-    level = torch.from_numpy(rng.integers(1, model.schedule.levels + 1, size=count))
+    sigma = training_sigmas(settings.preconditioning, count, settings.diffusion_steps, rng)
     noise = torch.from_numpy(rng.standard_normal(batch.rows.shape, dtype=np.float32))
-    shown = torch.from_numpy(rng.random(count) >= model.settings.condition_dropout)
-    noisy = impose(model.schedule.diffuse(batch.rows, noise, level), batch.rows[:, 0, : model.observation_dim])
-    predicted = model.denoiser(
-        noisy.to(device),
-        (level / model.schedule.levels).to(device),
-        batch.action.to(device),
-        (batch.return_to_go / model.return_scale.cpu()).to(device),
-        (batch.known & shown).to(device),
+    shown = torch.from_numpy(rng.random(count) >= settings.condition_dropout)
+    rows, mask, sigma = batch.rows.to(device), batch.mask.to(device), sigma.to(device)
+    noisy = rows + sigma[:, None, None] * noise.to(device)
+    condition = model.condition(
+        rows[:, 0], batch.action.to(device), batch.return_to_go.to(device), (batch.known & shown).to(device)
     )
-    target = batch.rows if model.settings.prediction == "clean" else noise
-    mask = batch.mask.to(device)
-    return (mask * (predicted - target.to(device)) ** 2).sum() / mask.sum()
+    predicted, coefficients = model.network(noisy, sigma, condition)
+    return (mask * (predicted - coefficients.target(rows, noisy)) ** 2).sum() / mask.sum()
 
 
 def held_out_rows(data: Sealed, transitions: Transitions) -> np.ndarray:
@@ -111,7 +108,8 @@ def fit_normalizers(
     """Fits the model's normalizers and return scale on the train split; returns train and held-out windows."""
     settings = model.settings
     seen = transitions.take(~held_out)
-    model.states = Standardizer.fit(torch.from_numpy(np.concatenate([seen.observation, seen.next_observation])))
+    states = torch.from_numpy(np.concatenate([seen.observation, seen.next_observation]))
+    model.states = NORMALIZERS[settings.normalizer].fit(states)
     model.rewards = MinMaxScaler.fit(torch.from_numpy(seen.reward))
     task = task_of_metadata(data.metadata)
     model.actions = ActionScaler.between(task.action_low, task.action_high)
@@ -129,6 +127,8 @@ def fit_normalizers(
             model.rewards,
             model.actions,
             data.metadata.get("terminal_successors_known", True),
+            joint=model.joint,
+            conditional=settings.conditional,
         )
 
     return windows(~held_out), windows(held_out)
