@@ -14,6 +14,7 @@ from dawm.config.settings import (
     AssessmentSettings,
     AugmentationSettings,
     BoundSettings,
+    CorrectionSettings,
     EnvironmentSettings,
     Experiment,
     ExportSettings,
@@ -23,6 +24,7 @@ from dawm.config.settings import (
     SynthesisSettings,
     TD3BCSettings,
     TerminationSettings,
+    ThresholdSettings,
     WorldModelSettings,
 )
 
@@ -39,6 +41,11 @@ def key_table() -> str:
         ("world_model", WorldModelSettings),
         ("inverse_dynamics", InverseDynamicsSettings),
         ("synthesis", SynthesisSettings),
+        ("synthesis.correction", CorrectionSettings),
+        (
+            "synthesis.correction.residual, forward_disagreement, action_disagreement",
+            ThresholdSettings,
+        ),
         ("augmentations.NAME", AugmentationSettings),
         ("algorithms.td3_bc", TD3BCSettings),
         ("algorithms.iql", IQLSettings),
