@@ -29,6 +29,7 @@ from dawm.world_model.training import held_out_rows
 
 REAL_ROWS = 4096
 CANDIDATES, DROPPED, REST = "candidates", "dropped", "rest_of_trajectory"
+TERMINALS, TERMINALS_DROPPED = "terminals", "terminals_dropped"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def drop(bad: Mapping[str, Tensor], counts: Tensor, how: str) -> tuple[Tensor, C
     lost = any_bad.cumsum(1) > 0 if how == "rest" else any_bad
     tally = Counter({name: int(steps.sum()) for name, steps in reasons.items()})
     tally[CANDIDATES], tally[DROPPED] = int(counts.sum()), int((lost & counts).sum())
-    if how == "rest":
+    if bad and how == "rest":
         tally[REST] = int((lost & counts & ~any_bad).sum())
     return counts & ~lost, tally
 
@@ -160,7 +161,10 @@ class Corrector:
             ends = (steps.observation, steps.next_observation)
             bad["range"] = outside(ends[0], self.low, self.high) | outside(ends[1], self.low, self.high)
         steps = with_terminals(steps, self.settings.terminals, self.task)
-        return steps, *drop(bad, steps.counts, self.settings.drop)
+        stay, tally = drop(bad, steps.counts, self.settings.drop)
+        terminals = steps.terminal & steps.counts
+        tally[TERMINALS], tally[TERMINALS_DROPPED] = int(terminals.sum()), int((terminals & ~stay).sum())
+        return steps, stay, tally
 
 
 def refuse(settings: CorrectionSettings, forward: ForwardDynamics | None, inverse: InverseDynamics, task: Task) -> None:
@@ -190,13 +194,21 @@ def widened_range(rows: Transitions, margin: float | None) -> tuple[Tensor | Non
     return low - margin * (high - low), high + margin * (high - low)
 
 
-def report(tally: Mapping[str, int], thresholds: Mapping[str, float]) -> dict[str, Any]:
-    """For metadata.json: how many transitions there were, and the share that was dropped, by reason."""
-    total = tally.get(CANDIDATES, 0)
+def report(tally: Counter[str], thresholds: Mapping[str, float]) -> dict[str, Any]:
+    """For metadata.json: how many transitions there were and the share that was dropped, by reason, and the same of the
+    terminal ones, which a filter drops first because they are the hardest to imagine."""
 
-    def share(rows: int) -> dict[str, float]:
-        return {"rows": rows, "share": rows / max(total, 1)}
+    def share(part: str, whole: str) -> dict[str, float]:
+        return {"rows": tally[part], "share": tally[part] / max(tally[whole], 1)}
 
-    reasons = {name: share(rows) for name, rows in sorted(tally.items()) if name not in (CANDIDATES, DROPPED)}
-    dropped = {**share(tally.get(DROPPED, 0)), "by_reason": reasons}
-    return {CANDIDATES: total, DROPPED: dropped, "thresholds": dict(thresholds)}
+    known = (CANDIDATES, DROPPED, TERMINALS, TERMINALS_DROPPED)
+    return {
+        CANDIDATES: tally[CANDIDATES],
+        DROPPED: {
+            **share(DROPPED, CANDIDATES),
+            "by_reason": {name: share(name, CANDIDATES) for name in sorted(tally) if name not in known},
+        },
+        TERMINALS: tally[TERMINALS],
+        TERMINALS_DROPPED: share(TERMINALS_DROPPED, TERMINALS),
+        "thresholds": dict(thresholds),
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def test_filter_drops_exactly_the_corrupted_rows() -> None:
     settings = CorrectionSettings(mode="filter", residual=ThresholdSettings(value=0.1), drop="row")
     _, stay, tally = corrector(settings).apply(steps)
     assert torch.equal(stay, ~places)
-    assert tally == {"candidates": 30, "dropped": 5, "residual": 5}
+    assert tally == {"candidates": 30, "dropped": 5, "residual": 5, "terminals": 0, "terminals_dropped": 0}
 
 
 def test_filter_cuts_a_trajectory_at_its_first_bad_step() -> None:
@@ -119,7 +120,7 @@ def test_filter_cuts_a_trajectory_at_its_first_bad_step() -> None:
     _, stay, tally = corrector(settings).apply(steps)
     assert stay.sum(1).tolist() == [2, 5, 0, 4, 1, 5]
     assert all(row.tolist() == sorted(row.tolist(), reverse=True) for row in stay)  # a beginning of each
-    assert tally == {"candidates": 30, "dropped": 13, "residual": 5, "rest_of_trajectory": 8}
+    assert tally + Counter() == {"candidates": 30, "dropped": 13, "residual": 5, "rest_of_trajectory": 8}
 
 
 def test_steps_after_the_end_and_padding_are_neither_kept_nor_counted() -> None:
@@ -131,7 +132,19 @@ def test_steps_after_the_end_and_padding_are_neither_kept_nor_counted() -> None:
     settings = CorrectionSettings(mode="filter", residual=ThresholdSettings(value=0.1))
     _, stay, tally = corrector(settings).apply(steps)
     assert stay.sum(1).tolist() == [2, 3, 0, 0, 1, 5]
-    assert tally == {"candidates": 20, "dropped": 9, "residual": 3, "rest_of_trajectory": 6}
+    assert tally + Counter() == {"candidates": 20, "dropped": 9, "residual": 3, "rest_of_trajectory": 6}
+
+
+def test_dropped_terminals_are_counted_on_their_own() -> None:
+    steps, _ = corrupted()
+    ended = torch.zeros(6, 5, dtype=torch.bool)
+    for b, t in ((0, 2), (1, 4), (2, 3), (5, 1)):  # the first one bad itself, the third after a bad one
+        ended[b, t] = True
+    steps = dataclasses.replace(steps, terminal=ended, ended=ended)
+    settings = CorrectionSettings(mode="filter", residual=ThresholdSettings(value=0.1))
+    _, stay, tally = corrector(settings).apply(steps)
+    assert (tally["terminals"], tally["terminals_dropped"]) == (4, 2)
+    assert int((ended & stay).sum()) == 2
 
 
 def test_step_with_two_reasons_is_counted_for_each_and_dropped_once() -> None:
@@ -321,6 +334,9 @@ def test_seal_reports_the_share_dropped_by_reason_and_the_forward_model(
     assert sum(reason["rows"] for reason in reasons.values()) == dropped["rows"]
     assert reasons["residual"]["share"] == pytest.approx(reasons["residual"]["rows"] / len(plain))
     assert told["thresholds"].keys() == {"residual"}
+    assert told["terminals"] == int(plain.terminal.sum())
+    lost = int(plain.terminal.sum() - found.terminal.sum())
+    assert told["terminals_dropped"] == {"rows": lost, "share": pytest.approx(lost / max(told["terminals"], 1))}
     assert sealed.provenance["inputs"]["forward_dynamics"] == open_sealed(models[3], "forward-dynamics").digest
 
 
