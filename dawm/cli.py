@@ -59,12 +59,14 @@ def parser() -> argparse.ArgumentParser:
     models = ("dataset", "settings", "output", "seed", "device")
     command("train-world-model", _train_world_model, "train the diffusion world model", *models)
     command("train-inverse-dynamics", _train_inverse_dynamics, "train a = f(s, s')", *models)
+    command("train-forward-dynamics", _train_forward_dynamics, "train s', r = f(s, a)", *models)
     made = command(
         "synthesize",
         _synthesize,
         "sample synthetic transitions; without --shard and --seal: all shards, then the seal",
         *("dataset", "world-model", "inverse-dynamics", "settings", "output"),
     )
+    made.add_argument("--forward-dynamics", type=Path, help="folder of a trained forward model that corrects, filters")
     made.add_argument("--shard", type=int, help="only this shard, from 0")
     made.add_argument("--seal", action="store_true", help="only seal the shards that are there")
     made = command("train-policy", _train_policy, "train TD3+BC or IQL on real and synthetic transitions", *models)
@@ -198,6 +200,14 @@ def _train_inverse_dynamics(parsed: argparse.Namespace) -> None:
     train_inverse_dynamics(parsed.dataset, settings, parsed.output, parsed.seed, _device(parsed))
 
 
+def _train_forward_dynamics(parsed: argparse.Namespace) -> None:
+    from dawm.config import ForwardDynamicsSettings
+    from dawm.forward_dynamics import train_forward_dynamics
+
+    settings = _settings(parsed, ForwardDynamicsSettings)
+    train_forward_dynamics(parsed.dataset, settings, parsed.output, parsed.seed, _device(parsed))
+
+
 def _synthesize(parsed: argparse.Namespace) -> None:
     from dawm.config import SynthesisSettings
     from dawm.synthesis import seal_synthetic, synthesize_shard
@@ -207,9 +217,9 @@ def _synthesize(parsed: argparse.Namespace) -> None:
     inputs = (parsed.dataset, parsed.world_model, parsed.inverse_dynamics, settings, parsed.output)
     if not parsed.seal:
         for shard in range(settings.shards) if parsed.shard is None else [parsed.shard]:
-            synthesize_shard(*inputs, shard)
+            synthesize_shard(*inputs, shard, parsed.forward_dynamics)
     if parsed.seal or parsed.shard is None:
-        seal_synthetic(*inputs)
+        seal_synthetic(*inputs, parsed.forward_dynamics)
 
 
 def _train_policy(parsed: argparse.Namespace) -> None:

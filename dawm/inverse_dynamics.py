@@ -1,137 +1,116 @@
-"""The inverse dynamics model a = f(s, s′) and its stage, `train-inverse-dynamics`."""
+"""The inverse dynamics model a = f(s, s′), alone or as an ensemble, and its stage, `train-inverse-dynamics`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dawm.config import InverseDynamicsSettings, as_mapping, read
+from dawm.config import InverseDynamicsSettings, read
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import Sealed, open_sealed
-from dawm.data.transitions import Transitions, read_transitions
 from dawm.data.weights import load_weights
-from dawm.environments.tasks import task_of_metadata
-from dawm.errors import InputError
+from dawm.dynamics import WEIGHTS, Pairs, SplitPairs, evaluated, train_on_pairs
+from dawm.ensembles import mlp_ensemble, spread
+from dawm.environments.tasks import Task
 from dawm.randomness import derived_seed, generator
-from dawm.training import Job, State, adam, cosine_rate, set_rate, train_and_seal
-from dawm.world_model.training import held_out_rows
 
-WEIGHTS = "model.safetensors"
-LOG_EVERY = 200
-HELD_OUT_PAIRS = 4096
+KIND = "inverse-dynamics"
+LOSSES = {"squared": nn.functional.mse_loss, "absolute": nn.functional.l1_loss}
 
 
 class InverseDynamics(nn.Module):
-    """MLP on the standardised state and the standardised change s′ - s; a tanh keeps actions inside their bounds.
+    """MLPs on the standardised state and the standardised change s′ - s; a tanh keeps actions inside their bounds.
 
     Ding et al. 2024 (§6.8, their Decision Diffuser) use three layers of 1024 on (s, s′); the change is given here
-    because a step's change is small beside the states' spread.
+    because a step's change is small beside the states' spread. An ensemble answers with its members' mean.
     """
 
     def __init__(self, settings: InverseDynamicsSettings, observation_dim: int, action_dim: int) -> None:
         super().__init__()
+        self.members = settings.members
         self.states = Standardizer(observation_dim)
         self.changes = Standardizer(observation_dim)
         self.actions = ActionScaler(action_dim)
-        layers: list[nn.Module] = []
-        width = 2 * observation_dim
-        for _ in range(settings.layers):
-            layers += [nn.Linear(width, settings.hidden), nn.ReLU(), nn.Dropout(settings.dropout)]
-            width = settings.hidden
-        self.network = nn.Sequential(*layers, nn.Linear(width, action_dim), nn.Tanh())
+        self.network = mlp_ensemble(
+            settings.members, 2 * observation_dim, settings.hidden, settings.layers, action_dim, settings.dropout
+        )
 
     def forward(self, observation: Tensor, next_observation: Tensor) -> Tensor:
         """observation, next_observation [..., obs_dim], returns actions [..., act_dim]; all in raw units."""
-        return self.actions.decode(self.scaled_action(observation, next_observation))
+        return self.actions.decode(self.propose(self.encode(observation, next_observation)).mean(0))
 
-    def scaled_action(self, observation: Tensor, next_observation: Tensor) -> Tensor:
-        """The same with actions in [-1, 1], as the loss sees them."""
+    def encode(self, observation: Tensor, next_observation: Tensor) -> Tensor:
+        """Standardised state and change, [..., 2 obs_dim]."""
         change = self.changes.encode(next_observation - observation)
-        return self.network(torch.cat([self.states.encode(observation), change], dim=-1))
+        return torch.cat([self.states.encode(observation), change], dim=-1)
+
+    def propose(self, encoded: Tensor) -> Tensor:
+        """Every member's action in [-1, 1], as the loss sees it: [..., 2 obs_dim] → [members, ..., act_dim]."""
+        return self.network(encoded).tanh()
+
+    def disagreement(self, observation: Tensor, next_observation: Tensor) -> Tensor:
+        """Standard deviation of the members' actions, [..., act_dim], in units of [-1, 1]; 0 for a single member."""
+        return spread(self.propose(self.encode(observation, next_observation)))
 
 
 def train_inverse_dynamics(
     dataset: Path, settings: InverseDynamicsSettings, output: Path, seed: int, device: str = "cpu"
 ) -> None:
-    """Writes `output`/model.safetensors, metrics.csv, evaluations.csv (held-out error per dimension), the seal."""
-    data = open_sealed(dataset, "dataset")
-    transitions = read_transitions(data, states=False)
-    held_out = held_out_rows(data, transitions)
-    usable = usable_pairs(data, transitions)
-    torch.manual_seed(derived_seed(seed, "inverse-dynamics", "weights"))
-    model = InverseDynamics(settings, transitions.observation_dim, transitions.action_dim)
-    if not (usable & ~held_out).any() or not (usable & held_out).any():
-        raise InputError(
-            f"{dataset}: expected rows with a true successor in train and in held-out episodes, "
-            "found none in one of them"
-        )
-    seen = to_tensors(transitions.take(usable & ~held_out), device)
-    tested = to_tensors(transitions.take(usable & held_out), device)
-    model.states = Standardizer.fit(seen[0].cpu())
-    model.changes = Standardizer.fit((seen[1] - seen[0]).cpu())
-    task = task_of_metadata(data.metadata)
-    model.actions = ActionScaler.between(task.action_low, task.action_high)
+    """Writes `output`/model.safetensors, metrics.csv, evaluations.csv (see `action_errors`), the seal."""
+    pairs = SplitPairs.read(dataset, device)
+    torch.manual_seed(derived_seed(seed, KIND, "weights"))
+    model = InverseDynamics(settings, **pairs.dims)
+    model.states = Standardizer.fit(pairs.seen.observation.cpu())
+    model.changes = Standardizer.fit(pairs.seen.change.cpu())
+    model.actions = ActionScaler.between(pairs.task.action_low, pairs.task.action_high)
     model.to(device)
-    optimizer = adam(model.parameters(), settings.learning_rate)
 
-    def update(step: int) -> dict[str, Tensor]:
-        set_rate(optimizer, cosine_rate(step, settings.gradient_steps, settings.learning_rate))
-        rows = generator(seed, "inverse-dynamics", "step", step).integers(len(seen[0]), size=settings.batch_size)
-        observation, successor, action = (column[torch.from_numpy(rows)] for column in seen)
-        torch.manual_seed(derived_seed(seed, "inverse-dynamics", "dropout", step))
-        loss = nn.functional.mse_loss(model.scaled_action(observation, successor), model.actions.encode(action))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        return {"loss": loss}
+    def loss(batch: Pairs, step: int) -> Tensor:
+        encoded = model.encode(batch.observation, batch.next_observation)
+        if settings.input_noise > 0:
+            rng = generator(seed, KIND, "input-noise", step)
+            noise = torch.from_numpy(rng.standard_normal(encoded.shape, dtype="float32")).to(device)
+            encoded = encoded + settings.input_noise * noise
+        proposed = model.propose(encoded)
+        return LOSSES[settings.loss](proposed, model.actions.encode(batch.action).expand_as(proposed))
 
-    def evaluate(step: int) -> dict[str, float]:
-        rows = generator(seed, "inverse-dynamics", "held-out").permutation(len(tested[0]))[:HELD_OUT_PAIRS]
-        observation, successor, action = (column[torch.from_numpy(rows)] for column in tested)
-        error = (infer(model, observation, successor) - action).abs()
-        return {f"mean_absolute_error_{i}": float(value) for i, value in enumerate(error.mean(0))}
-
-    train_and_seal(
-        Job("inverse-dynamics", output, as_mapping(settings), seed, device, {"dataset": data}),
-        update,
-        State({"model": model}, {"optimizer": optimizer}),
-        lambda: model,
-        weights=WEIGHTS,
-        metadata={"observation_dim": transitions.observation_dim, "action_dim": transitions.action_dim},
-        log_every=LOG_EVERY,
-        evaluate=evaluate,
-        evaluate_every=10 * LOG_EVERY,
+    train_on_pairs(
+        KIND,
+        model,
+        pairs,
+        settings,
+        output,
+        seed,
+        device,
+        loss=loss,
+        errors=lambda judged: action_errors(model, judged, pairs.task),
     )
 
 
-@torch.inference_mode()
+def action_errors(model: InverseDynamics, pairs: Pairs, task: Task) -> dict[str, float]:
+    """Absolute errors of the inferred actions, in action units: mean per dimension, mean and median over all.
+
+    Where observations clip velocities, also the mean over pairs of which neither state is clipped: a clipped velocity
+    hides what the action did.
+    """
+    error = (infer(model, pairs.observation, pairs.next_observation) - pairs.action).abs()
+    found = {f"mean_absolute_error_{i}": float(value) for i, value in enumerate(error.mean(0))}
+    found |= {"mean_absolute_error": float(error.mean()), "median_absolute_error": float(error.median())}
+    if task.layout is not None and task.layout.clips_velocity:
+        told = [task.layout.tells_state(s.cpu().numpy()) for s in (pairs.observation, pairs.next_observation)]
+        found["mean_absolute_error_unclipped"] = float(error[torch.from_numpy(told[0] & told[1])].mean())
+    return found
+
+
 def infer(model: InverseDynamics, observation: Tensor, next_observation: Tensor) -> Tensor:
     """Actions without dropout; the model stays in the mode that it was in."""
-    training = model.training
-    action = model.eval()(observation, next_observation)
-    model.train(training)
-    return action
-
-
-def usable_pairs(data: Sealed, transitions: Transitions) -> np.ndarray:
-    """bool [n]: rows with a true successor."""
-    if data.metadata.get("terminal_successors_known", True):
-        return np.ones(len(transitions), dtype=bool)
-    return ~transitions.terminal
-
-
-def to_tensors(transitions: Transitions, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """(s, s′, a) on the device."""
-    columns = (transitions.observation, transitions.next_observation, transitions.action)
-    s, successor, action = (torch.from_numpy(column).to(device) for column in columns)
-    return s, successor, action
+    return evaluated(model, observation, next_observation)
 
 
 def load_inverse_dynamics(folder: Path) -> tuple[InverseDynamics, Sealed]:
-    sealed = open_sealed(folder, "inverse-dynamics")
+    sealed = open_sealed(folder, KIND)
     settings = read(InverseDynamicsSettings, sealed.provenance["settings"], str(folder))
     model = InverseDynamics(settings, sealed.metadata["observation_dim"], sealed.metadata["action_dim"])
     load_weights(sealed, WEIGHTS, model)

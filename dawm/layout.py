@@ -50,6 +50,9 @@ class Layout:
     def inverse_dynamics(self, dataset: str, generator: str, seed: int | str) -> Path:
         return self.root / "inverse-dynamics" / dataset / generator / f"seed-{seed}"
 
+    def forward_dynamics(self, dataset: str, generator: str, seed: int | str) -> Path:
+        return self.root / "forward-dynamics" / dataset / generator / f"seed-{seed}"
+
     def synthetic(self, dataset: str, generator: str, seed: int | str) -> Path:
         return self.root / "synthetic" / dataset / generator / f"seed-{seed}"
 

@@ -13,7 +13,9 @@ import torch
 
 from dawm.config import InverseDynamicsSettings
 from dawm.data.transitions import Transitions
-from dawm.inverse_dynamics import InverseDynamics, infer, load_inverse_dynamics, train_inverse_dynamics
+from dawm.dynamics import Pairs
+from dawm.environments.tasks import TASKS
+from dawm.inverse_dynamics import InverseDynamics, action_errors, infer, load_inverse_dynamics, train_inverse_dynamics
 
 EPISODES, LENGTH = 40, 50
 TWO_ACTIONS = "Reacher-v5"  # an environment with as many actions, bounded by ±1
@@ -73,6 +75,30 @@ def test_evaluations_tell_the_held_out_error_of_every_action_dimension(rows: Tra
     assert last["step"] == "600"
     found = [float(last[f"mean_absolute_error_{dimension}"]) for dimension in range(2)]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_evaluations_tell_mean_and_median_over_all_dimensions(rows: Transitions, trained: Path) -> None:
+    model, _ = load_inverse_dynamics(trained)
+    tested = rows.take(np.isin(rows.episode, HELD_OUT))
+    inferred = infer(model, torch.from_numpy(tested.observation), torch.from_numpy(tested.next_observation)).numpy()
+    error = np.abs(inferred.astype(float) - tested.action)
+    last = list(csv.DictReader((trained / "evaluations.csv").open()))[-1]
+    assert float(last["mean_absolute_error"]) == pytest.approx(error.mean(), rel=1e-4)
+    assert float(last["median_absolute_error"]) == pytest.approx(np.median(error), rel=1e-2)
+    assert "mean_absolute_error_unclipped" not in last  # Reacher clips nothing
+
+
+def test_pairs_with_a_clipped_velocity_are_left_out_of_the_unclipped_mean() -> None:
+    torch.manual_seed(0)
+    model = InverseDynamics(InverseDynamicsSettings(hidden=16), 11, 3)
+    g = torch.Generator().manual_seed(1)
+    s, successor = torch.randn(2, 30, 11, generator=g)
+    s[:10, 7], successor[20:, 10] = 10.0, -10.0
+    pairs = Pairs(s, successor, torch.zeros(30, 3), torch.zeros(30))
+    found = action_errors(model, pairs, TASKS["hopper"])
+    error = infer(model, s, successor).abs()
+    assert found["mean_absolute_error_unclipped"] == pytest.approx(float(error[10:20].mean()), rel=1e-5)
+    assert found["mean_absolute_error"] == pytest.approx(float(error.mean()), rel=1e-5)
 
 
 def test_normalizers_are_those_of_the_train_split(rows: Transitions, trained: Path) -> None:
@@ -137,3 +163,84 @@ def test_seed_decides_the_weights(rows: Transitions, seal_dataset: Callable[...,
         train_inverse_dynamics(folder, settings, tmp_path / name, seed=seed)
     first, again, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
     assert first == again != other
+
+
+# --- ensembles and input noise ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ensemble(rows: Transitions, seal_dataset: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = InverseDynamicsSettings(members=4, hidden=64, batch_size=128, learning_rate=3e-3, gradient_steps=600)
+    folder = tmp_path_factory.mktemp("ensemble")
+    train_inverse_dynamics(seal_dataset(rows, HELD_OUT, environment=TWO_ACTIONS), settings, folder, seed=0)
+    return folder
+
+
+def test_members_differ_and_the_ensemble_answers_with_their_mean(rows: Transitions, ensemble: Path) -> None:
+    model, _ = load_inverse_dynamics(ensemble)
+    s, successor = torch.from_numpy(rows.observation[:50]), torch.from_numpy(rows.next_observation[:50])
+    with torch.inference_mode():
+        members = model.propose(model.encode(s, successor))
+    assert members.shape == (4, 50, 2)
+    for i in range(4):
+        for j in range(i):
+            assert (members[i] - members[j]).abs().max() > 1e-3
+    torch.testing.assert_close(infer(model, s, successor), members.mean(0))
+    torch.testing.assert_close(model.disagreement(s, successor), members.std(0, correction=0))
+
+
+def test_every_member_learns_as_well_as_a_model_alone(rows: Transitions, ensemble: Path, trained: Path) -> None:
+    tested = rows.take(np.isin(rows.episode, HELD_OUT))
+    s, successor, action = map(torch.from_numpy, (tested.observation, tested.next_observation, tested.action))
+    alone = (infer(load_inverse_dynamics(trained)[0], s, successor) - action).abs().mean()
+    model, _ = load_inverse_dynamics(ensemble)
+    with torch.inference_mode():
+        members = (model.propose(model.encode(s, successor)) - action).abs().mean((1, 2))
+    assert (members < 1.5 * alone).all()
+    assert (infer(model, s, successor) - action).abs().mean() < members.mean()
+
+
+def test_members_disagree_off_the_data(rows: Transitions, ensemble: Path) -> None:
+    model, _ = load_inverse_dynamics(ensemble)
+    s, successor = torch.from_numpy(rows.observation), torch.from_numpy(rows.next_observation)
+    shift = 4 * torch.from_numpy(rows.observation).std(0)
+    near, far = model.disagreement(s, successor).mean(), model.disagreement(s + shift, successor + shift).mean()
+    assert far > 3 * near
+
+
+def test_single_model_never_disagrees(rows: Transitions, trained: Path) -> None:
+    model, _ = load_inverse_dynamics(trained)
+    s, successor = torch.from_numpy(rows.observation[:5]), torch.from_numpy(rows.next_observation[:5])
+    assert not model.disagreement(s, successor).any()
+
+
+def test_input_noise_changes_training_and_no_answer(
+    rows: Transitions, seal_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = seal_dataset(rows, HELD_OUT, environment=TWO_ACTIONS)
+    found = {}
+    for name, noise in (("none", 0.0), ("some", 0.3), ("again", 0.3)):
+        settings = InverseDynamicsSettings(hidden=16, batch_size=32, gradient_steps=30, input_noise=noise)
+        train_inverse_dynamics(folder, settings, tmp_path / name, seed=0)
+        found[name] = (tmp_path / name / "model.safetensors").read_bytes()
+    assert found["some"] == found["again"] != found["none"]
+    model, _ = load_inverse_dynamics(tmp_path / "some")
+    s, successor = torch.from_numpy(rows.observation[:50]), torch.from_numpy(rows.next_observation[:50])
+    assert torch.equal(infer(model.train(), s, successor), infer(model, s, successor))
+
+
+def test_input_noise_makes_the_answer_depend_less_on_the_input(
+    rows: Transitions, seal_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = seal_dataset(rows, HELD_OUT, environment=TWO_ACTIONS)
+    moved = []
+    s, successor = torch.from_numpy(rows.observation), torch.from_numpy(rows.next_observation)
+    for noise in (0.0, 0.5):
+        settings = InverseDynamicsSettings(
+            hidden=32, batch_size=128, learning_rate=3e-3, gradient_steps=300, input_noise=noise
+        )
+        train_inverse_dynamics(folder, settings, tmp_path / str(noise), seed=0)
+        model, _ = load_inverse_dynamics(tmp_path / str(noise))
+        nudged = successor + 0.5 * model.changes.std
+        moved.append((infer(model, s, nudged) - infer(model, s, successor)).abs().mean())
+    assert moved[1] < 0.95 * moved[0]

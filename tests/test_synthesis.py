@@ -98,7 +98,7 @@ def block_of(
         plan.source_row[:BLOCK] = plan.source_row[:BLOCK][order]
         plan.return_to_go[:BLOCK] = plan.return_to_go[:BLOCK][order]
     plan.draw[:] = draw
-    found = synthesize_block(parts, plan, settings, transitions, 0)
+    found, _ = synthesize_block(parts, plan, settings, transitions, 0)
     return found.take(np.lexsort((found.horizon_step, found.source_row)))
 
 
@@ -123,8 +123,8 @@ def test_noise_depends_on_the_seed_and_on_the_draw_of_a_row(
 
     reseeded = Plan(parts.world_model.settings, synthesis_settings, transitions)
     other = dataclasses.replace(synthesis_settings, seed=1)  # the starts of seed 0, the noise of seed 1
-    again = synthesize_block(parts, reseeded, other, transitions, 0)
-    original = synthesize_block(parts, reseeded, synthesis_settings, transitions, 0)
+    again, _ = synthesize_block(parts, reseeded, other, transitions, 0)
+    original, _ = synthesize_block(parts, reseeded, synthesis_settings, transitions, 0)
     np.testing.assert_array_equal(again.source_row, original.source_row)
     assert (np.abs(again.next_observation - original.next_observation).max(1) > 1e-3).mean() > 0.9
 
@@ -143,7 +143,7 @@ def test_noise_differs_between_the_rows_of_a_draw_and_between_the_draws_of_a_row
         observation=np.repeat(transitions.observation[5:6], len(transitions), axis=0),
         action=np.repeat(transitions.action[5:6], len(transitions), axis=0),
     )
-    found = synthesize_block(parts, plan, synthesis_settings, alike, 0)
+    found, _ = synthesize_block(parts, plan, synthesis_settings, alike, 0)
     first = found.take(found.horizon_step == 1)
     assert len(np.unique(first.next_observation, axis=0)) == BLOCK
 
@@ -234,7 +234,7 @@ def hand_made() -> tuple[Imagined, np.ndarray, np.ndarray]:
 def test_trajectory_ends_with_its_first_terminal(inverse_dynamics: Path) -> None:
     windows, action, source = hand_made()
     model, _ = load_inverse_dynamics(inverse_dynamics)
-    found = complete(windows, model, action, source, np.ones(4, dtype=bool))
+    found, _ = complete(windows, model, action, source, np.ones(4, dtype=bool))
     assert found.source_row.tolist() == [40, 40, 40, 10, 30, 30, 20, 20, 20]
     assert found.horizon_step.tolist() == [1, 2, 3, 1, 1, 2, 1, 2, 3]
     assert found.terminal.tolist() == [False, False, False, True, False, True, False, False, True]
@@ -251,7 +251,7 @@ def test_trajectory_ends_with_its_first_terminal(inverse_dynamics: Path) -> None
 def test_padding_of_the_last_block_is_not_written(inverse_dynamics: Path) -> None:
     windows, action, source = hand_made()
     model, _ = load_inverse_dynamics(inverse_dynamics)
-    found = complete(windows, model, action, source, np.array([True, False, True, False]))
+    found, _ = complete(windows, model, action, source, np.array([True, False, True, False]))
     assert found.source_row.tolist() == [40, 40, 40, 30, 30]
 
 

@@ -14,16 +14,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import dawm.forward_dynamics
 import dawm.inverse_dynamics
 import dawm.offline_rl.training
 import dawm.training
 import dawm.world_model.training
-from dawm.config import InverseDynamicsSettings, IQLSettings, TD3BCSettings, WorldModelSettings
+from dawm.config import ForwardDynamicsSettings, InverseDynamicsSettings, IQLSettings, TD3BCSettings, WorldModelSettings
 from dawm.randomness import derived_seed, generator
 from dawm.training import CHECKPOINT, State, adam, average_into, cosine_rate, ema_rate, train
 
 STEPS, CHECKPOINT_EVERY, KILLED_AT = 30, 10, 17
-STAGES = ("world_model", "unet_world_model", "inverse_dynamics", "td3_bc", "iql")
+STAGES = (
+    *("world_model", "unet_world_model", "inverse_dynamics", "inverse_dynamics_ensemble", "forward_dynamics"),
+    *("td3_bc", "iql"),
+)
 Stage = Callable[..., None]
 
 
@@ -57,6 +61,14 @@ def stage(request: pytest.FixtureRequest, dataset: Path, synthetic: Path) -> tup
         settings = InverseDynamicsSettings(hidden=16, dropout=0.2, **shared)
         dawm.inverse_dynamics.train_inverse_dynamics(dataset, settings, output, seed)
 
+    def inverse_dynamics_ensemble(output: Path, seed: int) -> None:
+        settings = InverseDynamicsSettings(members=3, hidden=16, dropout=0.2, input_noise=0.1, **shared)
+        dawm.inverse_dynamics.train_inverse_dynamics(dataset, settings, output, seed)
+
+    def forward_dynamics(output: Path, seed: int) -> None:
+        settings = ForwardDynamicsSettings(members=2, hidden=16, **shared)
+        dawm.forward_dynamics.train_forward_dynamics(dataset, settings, output, seed)
+
     def td3_bc(output: Path, seed: int) -> None:
         settings = TD3BCSettings(**learner)
         dawm.offline_rl.training.train_policy("td3_bc", dataset, synthetic, settings, 0.5, output, seed)
@@ -69,6 +81,8 @@ def stage(request: pytest.FixtureRequest, dataset: Path, synthetic: Path) -> tup
         "world_model": (dawm.world_model.training, world_model),
         "unet_world_model": (dawm.world_model.training, unet_world_model),
         "inverse_dynamics": (dawm.inverse_dynamics, inverse_dynamics),
+        "inverse_dynamics_ensemble": (dawm.inverse_dynamics, inverse_dynamics_ensemble),
+        "forward_dynamics": (dawm.forward_dynamics, forward_dynamics),
         "td3_bc": (dawm.offline_rl.training, td3_bc),
         "iql": (dawm.offline_rl.training, iql),
     }

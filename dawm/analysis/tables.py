@@ -152,7 +152,8 @@ def write_timings(results: Path, matrix: Matrix, output: Path) -> None:
     rows = []
     names = [f"export/{dataset}" for dataset in matrix.datasets]
     for dataset, generator, seed in synthetic_sets(matrix):
-        stages = ("train-world-model", "train-inverse-dynamics", "synthesize", "assess")
+        models = ("train-world-model", "train-inverse-dynamics", "train-forward-dynamics")
+        stages = (*models, "synthesize", "assess")
         names += [f"{stage}/{dataset}/{generator}/seed-{seed}" for stage in stages]
     names += [f"train-policy/{run.slug}" for run in runs(matrix)]
     for name in names:

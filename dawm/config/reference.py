@@ -14,9 +14,11 @@ from dawm.config.settings import (
     AssessmentSettings,
     AugmentationSettings,
     BoundSettings,
+    CorrectionSettings,
     EnvironmentSettings,
     Experiment,
     ExportSettings,
+    ForwardDynamicsSettings,
     GeneratorSettings,
     InspectionSettings,
     InverseDynamicsSettings,
@@ -24,6 +26,7 @@ from dawm.config.settings import (
     SynthesisSettings,
     TD3BCSettings,
     TerminationSettings,
+    ThresholdSettings,
     WorldModelSettings,
 )
 
@@ -40,7 +43,13 @@ def key_table() -> str:
         ("generators.NAME", GeneratorSettings),
         ("generators.NAME.world_model", WorldModelSettings),
         ("generators.NAME.inverse_dynamics", InverseDynamicsSettings),
+        ("generators.NAME.forward_dynamics", ForwardDynamicsSettings),
         ("generators.NAME.synthesis", SynthesisSettings),
+        ("generators.NAME.synthesis.correction", CorrectionSettings),
+        (
+            "generators.NAME.synthesis.correction.residual, forward_disagreement, action_disagreement",
+            ThresholdSettings,
+        ),
         ("augmentations.NAME", AugmentationSettings),
         ("algorithms.td3_bc", TD3BCSettings),
         ("algorithms.iql", IQLSettings),

@@ -137,6 +137,14 @@ class WorldModelSettings:
 class InverseDynamicsSettings:
     """Stage `train-inverse-dynamics`: a = f(s, s′)."""
 
+    members: int = setting("ensemble size; the mean action counts, their spread tells where they guess", 1, minimum=1)
+    input_noise: float = setting(
+        "noise on the inputs in training, in units of the standardised state and change: against the shift from real "
+        "pairs to generated ones",
+        0.0,
+        minimum=0,
+    )
+    loss: Literal["squared", "absolute"] = setting("of the actions; `absolute`: a smaller median error", "squared")
     hidden: int = setting("width", 512, minimum=8)
     layers: int = setting("hidden layers", 2, minimum=1)
     dropout: float = setting("dropout of the hidden layers", 0.0, minimum=0, maximum=0.9)
@@ -144,6 +152,91 @@ class InverseDynamicsSettings:
     learning_rate: float = setting("Adam's, decayed to 0 along a cosine", 1e-3, exclusiveMinimum=0)
     gradient_steps: int = setting("length of training", 50_000, minimum=1)
     checkpoint_every: int = setting("gradient steps between two checkpoints", 1000, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardDynamicsSettings:
+    """Stage `train-forward-dynamics`: s′, r = f(s, a), which corrects synthetic transitions or filters them."""
+
+    members: int = setting("ensemble size; their mean counts, their spread tells where they guess", 1, minimum=1)
+    hidden: int = setting("width", 256, minimum=8)
+    layers: int = setting("hidden layers", 3, minimum=1)
+    batch_size: int = setting("transitions per gradient step", 256, minimum=1)
+    learning_rate: float = setting("Adam's, decayed to 0 along a cosine", 1e-3, exclusiveMinimum=0)
+    gradient_steps: int = setting("length of training", 50_000, minimum=1)
+    checkpoint_every: int = setting("gradient steps between two checkpoints", 1000, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdSettings:
+    """The largest score that is kept: a number, or a quantile of the scores of real held-out transitions."""
+
+    quantile: float | None = setting("share of real transitions that would be kept", None, minimum=0, maximum=1)
+    value: float | None = setting("the score itself", None, minimum=0)
+
+    def __post_init__(self) -> None:
+        if (self.quantile is None) == (self.value is None):
+            raise InputError(f"quantile, value: expected one of them, found {'none' if self.value is None else 'both'}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrectionSettings:
+    """What happens to synthetic transitions before they are written, by a forward model and by the IDM's ensemble."""
+
+    mode: Literal["none", "correct", "filter", "both"] = setting(
+        "`correct`: the forward model's successor and reward replace the imagined ones; `filter`: transitions beyond a "
+        "threshold are dropped; `both`: judged as imagined, then corrected",
+        "none",
+    )
+    residual: ThresholdSettings | None = setting(
+        "filter: distance of the imagined successor from the forward model's, mean over dimensions in units of the "
+        "data's one-step change",
+        None,
+    )
+    forward_disagreement: ThresholdSettings | None = setting(
+        "filter: spread of the forward model's members, mean over dimensions in the same unit", None
+    )
+    action_disagreement: ThresholdSettings | None = setting(
+        "filter: spread of the IDM's members, mean over dimensions, actions scaled to ±1", None
+    )
+    range_margin: float | None = setting(
+        "filter: how far outside the train split's range a state may lie, as a share of the range's width",
+        None,
+        exclusiveMinimum=-0.5,
+    )
+    drop: Literal["rest", "row"] = setting(
+        "what a bad transition takes with it: the rest of its trajectory, or nothing else", "rest"
+    )
+    terminals: Literal["learned", "function", "both"] = setting(
+        "who says that an episode ends: the world model, the environment's termination function, or either", "learned"
+    )
+
+    @property
+    def thresholds(self) -> dict[str, ThresholdSettings]:
+        names = ("residual", "forward_disagreement", "action_disagreement")
+        return {name: threshold for name in names if (threshold := getattr(self, name)) is not None}
+
+    @property
+    def corrects(self) -> bool:
+        return self.mode in ("correct", "both")
+
+    @property
+    def filters(self) -> bool:
+        return self.mode in ("filter", "both")
+
+    @property
+    def needs_forward_dynamics(self) -> bool:
+        return self.corrects or bool(self.thresholds.keys() & {"residual", "forward_disagreement"})
+
+    def __post_init__(self) -> None:
+        given = [*self.thresholds] + ["range_margin"] * (self.range_margin is not None)
+        if self.filters and not given:
+            raise InputError(
+                f"mode: {self.mode!r} drops what is beyond a threshold, found none; give residual, "
+                "forward_disagreement, action_disagreement or range_margin"
+            )
+        if given and not self.filters:
+            raise InputError(f"{given[0]}: expected mode 'filter' or 'both' with a threshold, found {self.mode!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +257,7 @@ class SynthesisSettings:
     rho: float = setting("ρ of EDM's sampling: the larger, the more of its levels are small", 7.0, minimum=1)
     return_factor: float = setting("requested return-to-go as a multiple of the real one", 1.1)
     seed: int = setting("seed of the drawn starts and of the noise", 0, minimum=0)
+    correction: CorrectionSettings = setting("what happens to them before they are written", CorrectionSettings)
 
     def __post_init__(self) -> None:
         if not self.sigma_min < self.sigma_max:
@@ -222,9 +316,17 @@ class GeneratorSettings:
 
     world_model: WorldModelSettings = setting("diffusion world model", WorldModelSettings)
     inverse_dynamics: InverseDynamicsSettings = setting("inverse dynamics model", InverseDynamicsSettings)
+    forward_dynamics: ForwardDynamicsSettings | None = setting(
+        "forward model that corrects or filters; null: none", None
+    )
     synthesis: SynthesisSettings = setting("synthetic transitions", SynthesisSettings)
 
     def __post_init__(self) -> None:
+        if self.synthesis.correction.needs_forward_dynamics and self.forward_dynamics is None:
+            raise InputError(
+                f"forward_dynamics: expected settings for synthesis.correction.mode "
+                f"{self.synthesis.correction.mode!r}, found null"
+            )
         levelled = self.world_model.preconditioning != "edm"
         if levelled and self.synthesis.sampling_steps > self.world_model.diffusion_steps:
             raise InputError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,11 @@ def concatenate(parts: Sequence[Transitions]) -> Transitions:
     return Transitions(**columns)
 
 
-def write_shard(path: Path, transitions: Transitions, identity: str = "") -> None:
-    """One Parquet file, whole or not there. `identity` goes into its schema (see `shard_identity`)."""
+def write_shard(
+    path: Path, transitions: Transitions, identity: str = "", facts: Mapping[str, Any] | None = None
+) -> None:
+    """One Parquet file, whole or not there. `identity` and `facts`, JSON values, go into its schema (see
+    `shard_identity`, `shard_facts`)."""
     arrays, names = [], []
     for name, column in transitions.columns().items():
         if column is None:
@@ -147,7 +151,8 @@ def write_shard(path: Path, transitions: Transitions, identity: str = "") -> Non
             arrays.append(pa.FixedSizeListArray.from_arrays(flat, column.shape[1]))
         else:
             arrays.append(pa.array(column, type=_SCALARS[name]))
-    table = pa.Table.from_arrays(arrays, names=names).replace_schema_metadata({"dawm.identity": identity})
+    about = {"dawm.identity": identity} | ({"dawm.facts": json.dumps(facts)} if facts is not None else {})
+    table = pa.Table.from_arrays(arrays, names=names).replace_schema_metadata(about)
     floats = [f"{name}.list.element" for name in _VECTORS if name in names] + ["reward", "discount"]
     with whole_file(path) as part:
         pq.write_table(table, part, compression="zstd", use_dictionary=False, use_byte_stream_split=floats)
@@ -200,11 +205,19 @@ def _array(column: pa.ChunkedArray, name: str, path: Path) -> np.ndarray:
 
 def shard_identity(path: Path) -> str:
     """What `write_shard` was told that the shard belongs to."""
+    return _about(path).get(b"dawm.identity", b"").decode()
+
+
+def shard_facts(path: Path) -> dict[str, Any]:
+    """What `write_shard` was told about the shard beside its rows."""
+    return json.loads(_about(path).get(b"dawm.facts", b"{}"))
+
+
+def _about(path: Path) -> Mapping[bytes, bytes]:
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        return pq.read_schema(path).metadata or {}
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: expected a Parquet shard, found: {' '.join(str(error).split())}") from error
-    return metadata.get(b"dawm.identity", b"").decode()
 
 
 def read_transitions(sealed: Sealed, states: bool = True) -> Transitions:

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-
-class EnsembleLinear(nn.Module):
-    """`members` independent linear layers in one batched product: [members, B, in] → [members, B, out]."""
-
-    def __init__(self, members: int, inputs: int, outputs: int) -> None:
-        super().__init__()
-        bound = 1 / math.sqrt(inputs)  # torch.nn.Linear's own initialisation
-        self.weight = nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, x, self.weight)
+from dawm.ensembles import EnsembleLinear
 
 
 class TwinQ(nn.Module):

@@ -69,13 +69,26 @@ def inverse_dynamics(wildcards):
     )
 
 
+def forward_dynamics(wildcards):
+    """The forward model of a generator, or nothing where none corrects or filters."""
+    if experiment.generators[wildcards.generator].forward_dynamics is None:
+        return None
+    return layout.forward_dynamics(
+        wildcards.dataset, experiment.owner(wildcards.generator, "forward_dynamics"), wildcards.seed
+    )
+
+
+def forward_dynamics_option(wildcards):
+    folder = forward_dynamics(wildcards)
+    return [] if folder is None else ["--forward-dynamics", str(folder)]
+
+
 def model_seals(wildcards):
-    """Data set, world model and inverse dynamics that synthetic transitions grow from."""
-    return {
-        "dataset": dataset_seal(wildcards),
-        "world_model": seal_of(world_model(wildcards)),
-        "inverse_dynamics": seal_of(inverse_dynamics(wildcards)),
-    }
+    """The data set and the models that synthetic transitions grow from."""
+    models = {"world_model": world_model, "inverse_dynamics": inverse_dynamics, "forward_dynamics": forward_dynamics}
+    folders = {name: folder(wildcards) for name, folder in models.items()}
+    seals = {name: seal_of(folder) for name, folder in folders.items() if folder is not None}
+    return {"dataset": dataset_seal(wildcards), **seals}
 
 
 def source_file(wildcards):

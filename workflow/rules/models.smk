@@ -1,4 +1,4 @@
-# The two models that synthetic transitions need. They come first: everything augmented waits for them.
+# The models that synthetic transitions need. They come first: everything augmented waits for them.
 
 
 rule train_world_model:
@@ -54,4 +54,32 @@ rule train_inverse_dynamics:
         folder=lambda wildcards: layout.inverse_dynamics(wildcards.dataset, wildcards.generator, wildcards.seed),
     shell:
         "exec python -m dawm train-inverse-dynamics --dataset {params.dataset:q} --settings {params.settings:q}"
+        " --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
+
+
+rule train_forward_dynamics:
+    input:
+        dataset_seal,
+    output:
+        model=inside(layout.forward_dynamics("{dataset}", "{generator}", "{seed}"), "model.safetensors"),
+        seal=seal_of(layout.forward_dynamics("{dataset}", "{generator}", "{seed}")),
+    log:
+        inside(logs, "train-forward-dynamics", "{dataset}", "{generator}", "seed-{seed}.log"),
+    benchmark:
+        inside(benchmarks, "train-forward-dynamics", "{dataset}", "{generator}", "seed-{seed}.tsv")
+    priority: 90
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=480,
+        gpu=0,
+    params:
+        version=1,
+        settings=part("forward_dynamics"),
+        dataset=lambda wildcards: layout.dataset(wildcards.dataset),
+        folder=lambda wildcards: layout.forward_dynamics(wildcards.dataset, wildcards.generator, wildcards.seed),
+    shell:
+        "exec python -m dawm train-forward-dynamics --dataset {params.dataset:q} --settings {params.settings:q}"
         " --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"

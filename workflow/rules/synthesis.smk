@@ -24,11 +24,12 @@ rule synthesize:
         dataset=lambda wildcards: layout.dataset(wildcards.dataset),
         world_model=world_model,
         inverse_dynamics=inverse_dynamics,
+        forward_dynamics=forward_dynamics_option,
         folder=lambda wildcards: layout.synthetic(wildcards.dataset, wildcards.generator, wildcards.seed),
         shard=lambda wildcards: int(wildcards.shard),
     shell:
         "exec python -m dawm synthesize --shard {params.shard} --dataset {params.dataset:q}"
-        " --world-model {params.world_model:q} --inverse-dynamics {params.inverse_dynamics:q}"
+        " --world-model {params.world_model:q} --inverse-dynamics {params.inverse_dynamics:q} {params.forward_dynamics:q}"
         " --settings {params.settings:q} --output {params.folder:q} 2> {log:q}"
 
 
@@ -57,10 +58,11 @@ rule seal_synthetic:
         dataset=lambda wildcards: layout.dataset(wildcards.dataset),
         world_model=world_model,
         inverse_dynamics=inverse_dynamics,
+        forward_dynamics=forward_dynamics_option,
         folder=lambda wildcards: layout.synthetic(wildcards.dataset, wildcards.generator, wildcards.seed),
     shell:
         "exec python -m dawm synthesize --seal --dataset {params.dataset:q}"
-        " --world-model {params.world_model:q} --inverse-dynamics {params.inverse_dynamics:q}"
+        " --world-model {params.world_model:q} --inverse-dynamics {params.inverse_dynamics:q} {params.forward_dynamics:q}"
         " --settings {params.settings:q} --output {params.folder:q} 2> {log:q}"
 
 

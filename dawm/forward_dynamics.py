@@ -1,0 +1,123 @@
+"""The forward dynamics model s′, r = f(s, a), alone or as an ensemble, and its stage, `train-forward-dynamics`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dawm.config import ForwardDynamicsSettings, read
+from dawm.data.normalizers import ActionScaler, Standardizer
+from dawm.data.sealed import Sealed, open_sealed
+from dawm.data.weights import load_weights
+from dawm.dynamics import WEIGHTS, Pairs, SplitPairs, evaluated, train_on_pairs
+from dawm.ensembles import mlp_ensemble, spread
+from dawm.environments.tasks import VELOCITY_CLIP, Task
+from dawm.randomness import derived_seed
+
+KIND = "forward-dynamics"
+
+
+class ForwardDynamics(nn.Module):
+    """MLPs on the standardised state and the scaled action, for the standardised change s′ - s and the reward.
+
+    The change as target and the ensemble follow MOPO (Yu et al. 2020, §5; there Gaussian, with the largest spread as
+    penalty); here the members' mean corrects, and it is trained on the absolute error.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, settings: ForwardDynamicsSettings, observation_dim: int, action_dim: int) -> None:
+        super().__init__()
+        self.members = settings.members
+        self.states = Standardizer(observation_dim)
+        self.changes = Standardizer(observation_dim)
+        self.rewards = Standardizer(1)
+        self.actions = ActionScaler(action_dim)
+        self.register_buffer("low", torch.full((observation_dim,), -torch.inf))  # what observations are clipped to
+        self.register_buffer("high", torch.full((observation_dim,), torch.inf))
+        self.network = mlp_ensemble(
+            settings.members, observation_dim + action_dim, settings.hidden, settings.layers, observation_dim + 1
+        )
+
+    def forward(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """observation [..., obs_dim], action [..., act_dim] → next observation [..., obs_dim] and reward [...]; raw."""
+        proposed = self.propose(observation, action).mean(0)
+        successor = observation + self.changes.decode(proposed[..., :-1])
+        return torch.clamp(successor, self.low, self.high), self.rewards.decode(proposed[..., -1:]).squeeze(-1)
+
+    def propose(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Every member's change and reward, standardised, as the loss sees them: [members, ..., obs_dim + 1]."""
+        return self.network(torch.cat([self.states.encode(observation), self.actions.encode(action)], dim=-1))
+
+    def disagreement(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Standard deviation of the members' successors in units of the one-step change, mean over dimensions, [...]"""
+        return spread(self.propose(observation, action)[..., :-1]).mean(-1)
+
+    def residual(self, observation: Tensor, action: Tensor, next_observation: Tensor) -> Tensor:
+        """|s′ - f(s, a)| in units of the data's one-step change, mean over dimensions, [...]"""
+        expected, _ = self(observation, action)
+        return ((next_observation - expected).abs() / self.changes.std).mean(-1)
+
+
+def train_forward_dynamics(
+    dataset: Path, settings: ForwardDynamicsSettings, output: Path, seed: int, device: str = "cpu"
+) -> None:
+    """Writes `output`/model.safetensors, metrics.csv, evaluations.csv (see `forward_errors`), the seal."""
+    pairs = SplitPairs.read(dataset, device)
+    torch.manual_seed(derived_seed(seed, KIND, "weights"))
+    model = ForwardDynamics(settings, **pairs.dims)
+    model.states = Standardizer.fit(pairs.seen.observation.cpu())
+    model.changes = Standardizer.fit(pairs.seen.change.cpu())
+    model.rewards = Standardizer.fit(pairs.seen.reward[:, None].cpu())
+    model.actions = ActionScaler.between(pairs.task.action_low, pairs.task.action_high)
+    model.low, model.high = observable_range(pairs.task, pairs.dims["observation_dim"])
+    model.to(device)
+
+    def loss(batch: Pairs, step: int) -> Tensor:
+        target = torch.cat([model.changes.encode(batch.change), model.rewards.encode(batch.reward[:, None])], dim=-1)
+        proposed = model.propose(batch.observation, batch.action)
+        return nn.functional.l1_loss(proposed, target.expand_as(proposed))
+
+    train_on_pairs(
+        KIND,
+        model,
+        pairs,
+        settings,
+        output,
+        seed,
+        device,
+        loss=loss,
+        errors=lambda judged: forward_errors(model, judged),
+    )
+
+
+def observable_range(task: Task, observation_dim: int) -> tuple[Tensor, Tensor]:
+    """What the environment clips its observations to, [obs_dim] each; infinite where it does not."""
+    high = torch.full((observation_dim,), torch.inf)
+    if task.layout is not None and task.layout.clips_velocity:
+        high[task.layout.positions :] = VELOCITY_CLIP
+    return -high, high
+
+
+def forward_errors(model: ForwardDynamics, pairs: Pairs) -> dict[str, float]:
+    """State error in units of the data's one-step change (mean over dimensions; mean and median over pairs), the same
+    for "nothing moves", and the absolute reward error."""
+    successor, reward = evaluated(model, pairs.observation, pairs.action)
+    error = ((successor - pairs.next_observation).abs() / model.changes.std).mean(-1)
+    return {
+        "state_error": float(error.mean()),
+        "state_error_median": float(error.median()),
+        "state_error_nothing_moves": float((pairs.change.abs() / model.changes.std).mean()),
+        "reward_error": float((reward - pairs.reward).abs().mean()),
+    }
+
+
+def load_forward_dynamics(folder: Path) -> tuple[ForwardDynamics, Sealed]:
+    sealed = open_sealed(folder, KIND)
+    settings = read(ForwardDynamicsSettings, sealed.provenance["settings"], str(folder))
+    model = ForwardDynamics(settings, sealed.metadata["observation_dim"], sealed.metadata["action_dim"])
+    load_weights(sealed, WEIGHTS, model)
+    return model.eval(), sealed
