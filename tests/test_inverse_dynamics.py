@@ -123,9 +123,10 @@ def test_actions_stay_in_their_bounds_whatever_the_states(scale: float) -> None:
     assert torch.all(action.isfinite())
 
 
-def test_inference_does_not_drop_anything_out() -> None:
+@pytest.mark.parametrize("members", [1, 3])
+def test_inference_does_not_drop_anything_out(members: int) -> None:
     torch.manual_seed(0)
-    model = InverseDynamics(InverseDynamicsSettings(hidden=64, dropout=0.5), 3, 2)
+    model = InverseDynamics(InverseDynamicsSettings(members=members, hidden=64, dropout=0.5), 3, 2)
     states = torch.randn(2, 20, 3, generator=torch.Generator().manual_seed(1))
     assert torch.equal(infer(model, states[0], states[1]), infer(model, states[0], states[1]))
     assert not torch.equal(model.train()(states[0], states[1]), model(states[0], states[1]))

@@ -452,7 +452,8 @@ Tensors = dict[str, torch.Tensor]
 
 
 def first_matrix(tensors: Tensors) -> str:
-    return next(name for name in sorted(tensors) if tensors[name].dim() == 2)
+    """One that is not square: turned, it has another shape."""
+    return next(name for name in sorted(tensors) if tensors[name].dim() == 2 and len(set(tensors[name].shape)) == 2)
 
 
 def widened(tensors: Tensors) -> str:
