@@ -176,6 +176,19 @@ def test_arms_may_share_a_generator_and_only_used_ones_are_run():
     assert list(synthetic_sets(matrix)) == [("hopper", "dawm", 0)]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "expected", "found"),
+    [
+        ({"synthesis": {"correction": {"mode": "correct"}}}, "settings", "null"),
+        ({"forward_dynamics": {}}, "null", "settings"),
+    ],
+)
+def test_forward_model_belongs_to_recipes_that_use_it(refused, recipe, expected, found):
+    message = refused(changed("generators.dawm", recipe))
+    assert message.startswith(f"generators.dawm.forward_dynamics: expected {expected} for synthesis.correction.mode ")
+    assert message.endswith(f"found {found}")
+
+
 def test_arm_of_an_unknown_generator_is_refused(refused):
     message = refused(changed("augmentations.joint", {"real_fraction": 0.5}))
     assert message == "augmentations.joint.generator: expected one of dawm, found joint"

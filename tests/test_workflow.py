@@ -293,3 +293,37 @@ def test_datasets_are_made_and_described_by_one_command(tmp_path: Path) -> None:
         assert table.loc[name, "return_mean"] == pytest.approx(metadata["mean_return"], rel=1e-5)
         assert f"| {name} | 2,500 | {metadata['episodes']:,} |" in (overview / "datasets.md").read_text()
     assert (overview / "returns.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_recipes_run_beside_each_other_and_share_their_models(tmp_path: Path) -> None:
+    """A corrected, a plain and a joint recipe: each has its synthetic transitions; equal models are trained once."""
+    folder = clone(tmp_path)
+    config = yaml.safe_load((folder / "tiny.yaml").read_text())
+    config |= {"experiment": "recipes", "seeds": [0]}
+    plain = config["generators"]["dawm"]
+    correct = {"forward_dynamics": {"hidden": 16, "layers": 1, "gradient_steps": 40, "batch_size": 32}}
+    corrected = plain | correct | {"synthesis": plain["synthesis"] | {"correction": {"mode": "correct"}}}
+    joint = plain | {"world_model": plain["world_model"] | {"actions": "joint"}}
+    config["generators"] = {"plain": plain, "corrected": corrected, "joint": joint}
+    arms = {name: {"real_fraction": 0.5} for name in config["generators"]}
+    config["augmentations"] = arms | {"joint_only": {"real_fraction": 0, "generator": "joint"}}
+    config["algorithms"] = {"td3_bc": config["algorithms"]["td3_bc"]}
+    (folder / "recipes.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    run = snakemake(folder, config="recipes.yaml")
+    assert run.returncode == 0, run.stderr
+    results = folder / "results" / "recipes"
+
+    def made(stage: str) -> list[str]:
+        return sorted(path.parent.name for path in (results / stage / "hopper").glob("*/seed-0"))
+
+    assert made("world-models") == ["joint", "plain"]
+    assert made("inverse-dynamics") == ["plain"] and made("forward-dynamics") == ["corrected"]
+    assert made("synthetic") == ["corrected", "joint", "plain"]
+    fidelity = pd.read_csv(results / "tables" / "fidelity.csv")
+    assert {"plain", "corrected", "joint"} < set(fidelity["augmentation"])
+    assert not fidelity.duplicated().any()
+    scores = pd.read_csv(results / "tables" / "scores.csv").set_index("augmentation")
+    assert scores["real_fraction"].to_dict() == {"plain": 0.5, "corrected": 0.5, "joint": 0.5, "joint_only": 0.0}
+    for name, inputs in (("plain", set()), ("corrected", {"forward_dynamics"})):
+        sealed = open_sealed(results / "synthetic" / "hopper" / name / "seed-0", "synthetic")
+        assert set(sealed.provenance["inputs"]) == {"dataset", "world_model", "inverse_dynamics"} | inputs

@@ -322,10 +322,11 @@ class GeneratorSettings:
     synthesis: SynthesisSettings = setting("synthetic transitions", SynthesisSettings)
 
     def __post_init__(self) -> None:
-        if self.synthesis.correction.needs_forward_dynamics and self.forward_dynamics is None:
+        correction = self.synthesis.correction
+        if correction.needs_forward_dynamics != (self.forward_dynamics is not None):
+            expected, found = ("settings", "null") if self.forward_dynamics is None else ("null", "settings")
             raise InputError(
-                f"forward_dynamics: expected settings for synthesis.correction.mode "
-                f"{self.synthesis.correction.mode!r}, found null"
+                f"forward_dynamics: expected {expected} for synthesis.correction.mode {correction.mode!r}, found {found}"
             )
         levelled = self.world_model.preconditioning != "edm"
         if levelled and self.synthesis.sampling_steps > self.world_model.diffusion_steps:
