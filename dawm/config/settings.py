@@ -325,9 +325,8 @@ class GeneratorSettings:
         correction = self.synthesis.correction
         if correction.needs_forward_dynamics != (self.forward_dynamics is not None):
             expected, found = ("settings", "null") if self.forward_dynamics is None else ("null", "settings")
-            raise InputError(
-                f"forward_dynamics: expected {expected} for synthesis.correction.mode {correction.mode!r}, found {found}"
-            )
+            mode = f"synthesis.correction.mode {correction.mode!r}"
+            raise InputError(f"forward_dynamics: expected {expected} for {mode}, found {found}")
         levelled = self.world_model.preconditioning != "edm"
         if levelled and self.synthesis.sampling_steps > self.world_model.diffusion_steps:
             raise InputError(
