@@ -41,7 +41,7 @@ check: setup
 	$(PYTHON) -m snakefmt --check Snakefile workflow
 	$(PYTHON) -m snakemake --lint
 
-# The JSON schema and the table of keys, from the dataclasses in dawm/config/settings.py.
+# The JSON schema and the table of keys, from the dataclasses in dawm/config.
 config-reference: setup
 	$(PYTHON) -m dawm document-config --schema workflow/schemas/config.schema.json --keys config/README.md
 

@@ -3,31 +3,37 @@
 The schema is the only judge of a config: workflow, command line, an editor and the tests all read the same one.
 """
 
-from dawm.config.reading import as_mapping, load_experiment, load_yaml, parse_yaml, plain, read
-from dawm.config.reference import key_table
-from dawm.config.schema import json_schema
-from dawm.config.settings import (
-    AlgorithmsSettings,
+from dawm.config.data import (
+    BoundSettings,
+    EnvironmentSettings,
+    ExportSettings,
+    InspectionSettings,
+    TerminationSettings,
+)
+from dawm.config.experiment import (
     AssessmentSettings,
     AugmentationSettings,
-    BoundSettings,
-    CorrectionSettings,
-    EnvironmentSettings,
     Experiment,
-    ExportSettings,
+    Matrix,
+)
+from dawm.config.generation import (
+    CorrectionSettings,
     ForwardDynamicsSettings,
     GeneratorSettings,
-    InspectionSettings,
     InverseDynamicsSettings,
-    IQLSettings,
-    LearnerSettings,
-    Matrix,
     SynthesisSettings,
-    TD3BCSettings,
-    TerminationSettings,
     ThresholdSettings,
     WorldModelSettings,
 )
+from dawm.config.learners import (
+    AlgorithmsSettings,
+    IQLSettings,
+    LearnerSettings,
+    TD3BCSettings,
+)
+from dawm.config.reading import as_mapping, load_experiment, load_yaml, parse_yaml, plain, read
+from dawm.config.reference import key_table
+from dawm.config.schema import json_schema
 
 __all__ = [
     "AlgorithmsSettings",

@@ -10,8 +10,9 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 import jsonschema
 import yaml
 
+from dawm.config.experiment import Experiment
+from dawm.config.fields import NAME
 from dawm.config.schema import json_schema
-from dawm.config.settings import NAME, Experiment
 from dawm.errors import InputError
 
 T = TypeVar("T")

@@ -8,27 +8,33 @@ from typing import Any
 
 import yaml
 
-from dawm.config.reading import EXPECTED, KINDS, plain
-from dawm.config.schema import json_schema
-from dawm.config.settings import (
+from dawm.config.data import (
+    BoundSettings,
+    EnvironmentSettings,
+    ExportSettings,
+    InspectionSettings,
+    TerminationSettings,
+)
+from dawm.config.experiment import (
     AssessmentSettings,
     AugmentationSettings,
-    BoundSettings,
-    CorrectionSettings,
-    EnvironmentSettings,
     Experiment,
-    ExportSettings,
+)
+from dawm.config.generation import (
+    CorrectionSettings,
     ForwardDynamicsSettings,
     GeneratorSettings,
-    InspectionSettings,
     InverseDynamicsSettings,
-    IQLSettings,
     SynthesisSettings,
-    TD3BCSettings,
-    TerminationSettings,
     ThresholdSettings,
     WorldModelSettings,
 )
+from dawm.config.learners import (
+    IQLSettings,
+    TD3BCSettings,
+)
+from dawm.config.reading import EXPECTED, KINDS, plain
+from dawm.config.schema import json_schema
 
 
 def key_table() -> str:
@@ -71,7 +77,7 @@ def key_table() -> str:
 _README_HEAD = """# Every key of a config
 
 This file and `workflow/schemas/config.schema.json` are written by `make config-reference` from the dataclasses in
-`dawm/config/settings.py`, which the workflow validates against; a test compares them. An editor that reads JSON schemas
+`dawm/config/`, which the workflow validates against; a test compares them. An editor that reads JSON schemas
 completes and checks keys with it.
 
 `snakemake` takes `config/quickstart.yaml`; `snakemake --configfile FILE` takes that file alone, and

@@ -7,7 +7,7 @@ import types
 from dataclasses import MISSING
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from dawm.config.settings import SLUG
+from dawm.config.fields import SLUG
 
 
 def json_schema(cls: type) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""Settings of data sets: where they come from, the environment they belong to, what is looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dawm.config.fields import setting
+from dawm.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundSettings:
+    """An open interval of one dimension of an observation."""
+
+    dimension: int = setting("which dimension, from 0", minimum=0)
+    above: float | None = setting("its lower end; null: none", None)
+    below: float | None = setting("its upper end; null: none", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TerminationSettings:
+    """When a state is terminal: once a bound of `alive` is left, or all bounds of `goal` hold. `{}` is never."""
+
+    alive: tuple[BoundSettings, ...] = setting("intervals that an episode must not leave", ())
+    goal: tuple[BoundSettings, ...] = setting("intervals that together end an episode", ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentSettings:
+    """A gymnasium environment with Box spaces. MuJoCo's Hopper, HalfCheetah and Walker2d, v4 and v5, need only `id`."""
+
+    id: str = setting("gymnasium's id, such as `Pendulum-v1`; `module:Name-v0` imports the module first", minLength=1)
+    arguments: dict[str, bool | float | str | None] = setting("further arguments of `gymnasium.make`", dict)
+    max_episode_steps: int | None = setting("time limit; null: the environment's own", None, minimum=1)
+    reference_min: float | None = setting("return that scores 0; null: the known one, or no scores", None)
+    reference_max: float | None = setting("return that scores 100; null: the known one, or no scores", None)
+    termination: TerminationSettings | None = setting("when a state is terminal; null: the known one, or unknown", None)
+
+    def __post_init__(self) -> None:
+        low, high = self.reference_min, self.reference_max
+        if (low is None) != (high is None):
+            raise InputError("reference_min, reference_max: expected both or neither, found one")
+        if low is not None and high is not None and not low < high:
+            raise InputError(f"reference_max: expected more than reference_min ({low}), found {high}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """Stage `export`: one data set."""
+
+    source: str = setting(
+        "`local/hopper-medium` and so on (collected here), `d4rl/hopper-medium-v2` and so on, `minari/ID`, `hdf5:PATH` "
+        "(a file in D4RL's layout), `random` (uniformly random actions in `environment`)",
+        minLength=1,
+    )
+    environment: EnvironmentSettings | None = setting("where it belongs; null: the source tells it", None)
+    transitions: int | None = setting("how many to collect; null: the source's own number", None, minimum=1000)
+    base_url: str | None = setting("where D4RL's files are fetched from; null: their own server", None, minLength=1)
+    rows_per_shard: int = setting("rows of one Parquet shard", 100_000, minimum=1)
+    held_out_fraction: float = setting(
+        "share of episodes that world model and inverse dynamics never see", 0.1, exclusiveMinimum=0, maximum=0.5
+    )
+    seed: int = setting("seed of collection and of the split", 0, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectionSettings:
+    """Stage `inspect`: what is in a data set, and whether it obeys the physics of its environment."""
+
+    rows: int = setting("most transitions replayed in the simulator", 1000, minimum=1)
+    seed: int = setting("seed of the drawn rows", 0, minimum=0)

@@ -1,0 +1,116 @@
+"""Settings of an experiment: everything that `snakemake` is asked for, and its matrix of runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from dawm.config.data import ExportSettings, InspectionSettings
+from dawm.config.fields import SLUG, setting
+from dawm.config.generation import GeneratorSettings
+from dawm.config.learners import AlgorithmsSettings, IQLSettings, TD3BCSettings
+from dawm.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationSettings:
+    """One arm: what a learner's batches are made of."""
+
+    real_fraction: float = setting(
+        "share of real transitions per batch; 1: real only, 0: synthetic only", minimum=0, maximum=1
+    )
+    generator: str | None = setting("which of `generators` the others are from; null: the one of the arm's name", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssessmentSettings:
+    """Stage `assess`: synthetic transitions against the true simulator."""
+
+    rows: int = setting("most transitions replayed per kind and horizon step", 1000, minimum=10)
+    seed: int = setting("seed of the drawn rows and of the bootstrap", 0, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One experiment: everything that `snakemake` is asked for."""
+
+    experiment: str = setting("name; results go to `results/<experiment>/`", pattern=SLUG)
+    seeds: tuple[int, ...] = setting("one RL run per seed", minItems=1, uniqueItems=True, items={"minimum": 0})
+    world_model_seeds: tuple[int, ...] = setting(
+        "one world model and inverse dynamics per seed; RL seed number i uses number i modulo their count",
+        (0,),
+        minItems=1,
+        uniqueItems=True,
+        items={"minimum": 0},
+    )
+    datasets: dict[str, ExportSettings] = setting("the data sets by name", minProperties=1)
+    inspection: InspectionSettings = setting("what `snakemake datasets` looks at", InspectionSettings)
+    generators: dict[str, GeneratorSettings] = setting(
+        "recipes of synthetic transitions by name; left out: `dawm`, with its defaults",
+        lambda: {"dawm": GeneratorSettings()},
+    )
+    augmentations: dict[str, AugmentationSettings] = setting("the arms by name", minProperties=1)
+    algorithms: AlgorithmsSettings = setting("the learners", minProperties=1)
+    assessment: AssessmentSettings = setting("fidelity in the true simulator", AssessmentSettings)
+
+    def __post_init__(self) -> None:
+        for name, arm in self.augmentations.items():
+            if arm.real_fraction < 1 and (arm.generator or name) not in self.generators:
+                raise InputError(
+                    f"augmentations.{name}.generator: expected one of {', '.join(self.generators) or 'generators'}, "
+                    f"found {arm.generator or name}"
+                )
+        minari = [name for name, dataset in self.datasets.items() if dataset.source.startswith("minari/")]
+        if 0 < len(minari) < len(self.datasets):
+            raise InputError(
+                f"datasets.{minari[0]}: Minari's data sets come from other policies and environments than D4RL's and "
+                "ours, so that their scores share no table; make an experiment of their own for them"
+            )
+        if not self.algorithm_names:
+            raise InputError("algorithms: expected settings of at least one learner, found only null")
+
+    def algorithm(self, name: str) -> TD3BCSettings | IQLSettings:
+        return getattr(self.algorithms, name)
+
+    @property
+    def algorithm_names(self) -> list[str]:
+        return [f.name for f in dataclasses.fields(self.algorithms) if getattr(self.algorithms, f.name) is not None]
+
+    def owner(self, generator: str, part: str) -> str:
+        """The first generator whose part (world_model, inverse_dynamics) has the same settings: it is trained once."""
+        wanted = getattr(self.generators[generator], part)
+        return next(name for name, recipe in self.generators.items() if getattr(recipe, part) == wanted)
+
+    def matrix(self) -> Matrix:
+        return Matrix(
+            experiment=self.experiment,
+            datasets=tuple(self.datasets),
+            algorithms=tuple(self.algorithm_names),
+            augmentations={
+                name: dataclasses.replace(arm, generator=(arm.generator or name) if arm.real_fraction < 1 else None)
+                for name, arm in self.augmentations.items()
+            },
+            seeds=self.seeds,
+            world_model_seeds=self.world_model_seeds,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """What an experiment consists of, by name: all that tables, figures and report need to know."""
+
+    experiment: str = setting("name", pattern=SLUG)
+    datasets: tuple[str, ...] = setting("data sets", minItems=1, uniqueItems=True)
+    algorithms: tuple[str, ...] = setting("learners", minItems=1, uniqueItems=True)
+    augmentations: dict[str, AugmentationSettings] = setting("the arms by name", minProperties=1)
+    seeds: tuple[int, ...] = setting("RL seeds", minItems=1, uniqueItems=True)
+    world_model_seeds: tuple[int, ...] = setting("world-model seeds", minItems=1, uniqueItems=True)
+
+    def generators(self) -> list[str]:
+        """Those that some arm takes its synthetic transitions from."""
+        names = [arm.generator for arm in self.augmentations.values() if arm.generator is not None]
+        return list(dict.fromkeys(names))
+
+    def world_model_seed(self, seed: int) -> int:
+        """The world model that an RL seed's synthetic transitions come from."""
+        return self.world_model_seeds[self.seeds.index(seed) % len(self.world_model_seeds)]

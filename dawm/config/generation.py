@@ -1,0 +1,223 @@
+"""Settings of synthetic transitions: the models, the sampling and what is done to the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dawm.config.fields import setting
+from dawm.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldModelSettings:
+    """Stage `train-world-model`: the diffusion over windows of states, rewards, terminals and, if joint, actions."""
+
+    window: int = setting("T, rows of a window; T rows yield T - 1 transitions", 8, minimum=2, maximum=32)
+    actions: Literal["inferred", "joint"] = setting(
+        "`inferred`: no actions are generated, the inverse dynamics infers them; `joint`: generated with the states",
+        "inferred",
+    )
+    conditional: bool = setting(
+        "given s_t, a_t and return-to-go; false: all is generated (SynthER's kind with `window: 2`, `joint` and `edm`)",
+        True,
+    )
+    preconditioning: Literal["clean", "noise", "edm"] = setting(
+        "what the network predicts: x⁰ or ε, at K levels of the cosine schedule, or EDM's mixture, at log-normal ones",
+        "clean",
+    )
+    diffusion_steps: int = setting("K, noise levels of training; EDM has no such", 10, minimum=1, maximum=1000)
+    normalizer: Literal["standard", "cdf"] = setting(
+        "units of states: mean 0 and variance 1, or uniform on [-1, 1] by the empirical distribution function",
+        "standard",
+    )
+    denoiser: Literal["residual", "unet"] = setting(
+        "`residual`: MLP on the flattened window; `unet`: temporal U-Net of the paper's lineage, 10–20 times slower",
+        "residual",
+    )
+    hidden: int = setting("width of the residual network", 256, minimum=8)
+    blocks: int = setting("blocks of the residual network", 3, minimum=1)
+    unet_channels: tuple[int, ...] = setting(
+        "channels of each level of the U-Net; two levels make DWM's six residual blocks",
+        (64, 128),
+        minItems=1,
+        maxItems=5,
+        items={"minimum": 8, "maximum": 4096},
+    )
+    discount: float = setting("γ of the return-to-go", 0.99, exclusiveMinimum=0, maximum=1)
+    return_scale: float | None = setting(
+        "return-to-go that becomes 1 (D4RL: Hopper 400, Walker2d 550, HalfCheetah 1200); null: the largest in the data",
+        None,
+        exclusiveMinimum=0,
+    )
+    truncated_return: Literal["drop", "average_reward_tail"] = setting(
+        "return-to-go where a timeout cut its future off: no condition there, or the episode's mean reward goes on",
+        "drop",
+    )
+    condition_dropout: float = setting("p_uncond, how often the return-to-go is hidden", 0.25, minimum=0, maximum=1)
+    batch_size: int = setting("windows per gradient step", 256, minimum=1)
+    learning_rate: float = setting("Adam's, decayed to 0 along a cosine", 1e-3, exclusiveMinimum=0)
+    ema_decay: float = setting("decay of the averaged weights, which are the ones kept", 0.995, minimum=0, maximum=1)
+    ema_every: int = setting("gradient steps between two averagings", 10, minimum=1)
+    gradient_steps: int = setting("length of training", 100_000, minimum=1)
+    checkpoint_every: int = setting("gradient steps between two checkpoints", 1000, minimum=1)
+
+    def __post_init__(self) -> None:
+        if self.truncated_return == "average_reward_tail" and self.discount == 1:
+            raise InputError("discount: expected less than 1 with truncated_return: average_reward_tail, found 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InverseDynamicsSettings:
+    """Stage `train-inverse-dynamics`: a = f(s, s′)."""
+
+    members: int = setting("ensemble size; the mean action counts, their spread tells where they guess", 1, minimum=1)
+    input_noise: float = setting(
+        "noise on the inputs in training, in units of the standardised state and change: against the shift from real "
+        "pairs to generated ones",
+        0.0,
+        minimum=0,
+    )
+    loss: Literal["squared", "absolute"] = setting("of the actions; `absolute`: a smaller median error", "squared")
+    hidden: int = setting("width", 512, minimum=8)
+    layers: int = setting("hidden layers", 2, minimum=1)
+    dropout: float = setting("dropout of the hidden layers", 0.0, minimum=0, maximum=0.9)
+    batch_size: int = setting("transitions per gradient step", 256, minimum=1)
+    learning_rate: float = setting("Adam's, decayed to 0 along a cosine", 1e-3, exclusiveMinimum=0)
+    gradient_steps: int = setting("length of training", 50_000, minimum=1)
+    checkpoint_every: int = setting("gradient steps between two checkpoints", 1000, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardDynamicsSettings:
+    """Stage `train-forward-dynamics`: s′, r = f(s, a), which corrects synthetic transitions or filters them."""
+
+    members: int = setting("ensemble size; their mean counts, their spread tells where they guess", 1, minimum=1)
+    hidden: int = setting("width", 256, minimum=8)
+    layers: int = setting("hidden layers", 3, minimum=1)
+    batch_size: int = setting("transitions per gradient step", 256, minimum=1)
+    learning_rate: float = setting("Adam's, decayed to 0 along a cosine", 1e-3, exclusiveMinimum=0)
+    gradient_steps: int = setting("length of training", 50_000, minimum=1)
+    checkpoint_every: int = setting("gradient steps between two checkpoints", 1000, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdSettings:
+    """The largest score that is kept: a number, or a quantile of the scores of real held-out transitions."""
+
+    quantile: float | None = setting("share of real transitions that would be kept", None, minimum=0, maximum=1)
+    value: float | None = setting("the score itself", None, minimum=0)
+
+    def __post_init__(self) -> None:
+        if (self.quantile is None) == (self.value is None):
+            raise InputError(f"quantile, value: expected one of them, found {'none' if self.value is None else 'both'}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrectionSettings:
+    """What happens to synthetic transitions before they are written, by a forward model and by the IDM's ensemble."""
+
+    mode: Literal["none", "correct", "filter", "both"] = setting(
+        "`correct`: the forward model's successor and reward replace the imagined ones; `filter`: transitions beyond a "
+        "threshold are dropped; `both`: judged as imagined, then corrected",
+        "none",
+    )
+    residual: ThresholdSettings | None = setting(
+        "filter: distance of the imagined successor from the forward model's, mean over dimensions in units of the "
+        "data's one-step change",
+        None,
+    )
+    forward_disagreement: ThresholdSettings | None = setting(
+        "filter: spread of the forward model's members, mean over dimensions in the same unit", None
+    )
+    action_disagreement: ThresholdSettings | None = setting(
+        "filter: spread of the IDM's members, mean over dimensions, actions scaled to ±1", None
+    )
+    range_margin: float | None = setting(
+        "filter: how far outside the train split's range a state may lie, as a share of the range's width",
+        None,
+        exclusiveMinimum=-0.5,
+    )
+    drop: Literal["rest", "row"] = setting(
+        "what a bad transition takes with it: the rest of its trajectory, or nothing else", "rest"
+    )
+    terminals: Literal["learned", "function", "both"] = setting(
+        "who says that an episode ends: the world model, the environment's termination function, or either", "learned"
+    )
+
+    @property
+    def thresholds(self) -> dict[str, ThresholdSettings]:
+        names = ("residual", "forward_disagreement", "action_disagreement")
+        return {name: threshold for name in names if (threshold := getattr(self, name)) is not None}
+
+    @property
+    def corrects(self) -> bool:
+        return self.mode in ("correct", "both")
+
+    @property
+    def filters(self) -> bool:
+        return self.mode in ("filter", "both")
+
+    @property
+    def needs_forward_dynamics(self) -> bool:
+        return self.corrects or bool(self.thresholds.keys() & {"residual", "forward_disagreement"})
+
+    def __post_init__(self) -> None:
+        given = [*self.thresholds] + ["range_margin"] * (self.range_margin is not None)
+        if self.filters and not given:
+            raise InputError(
+                f"mode: {self.mode!r} drops what is beyond a threshold, found none; give residual, "
+                "forward_disagreement, action_disagreement or range_margin"
+            )
+        if given and not self.filters:
+            raise InputError(f"{given[0]}: expected mode 'filter' or 'both' with a threshold, found {self.mode!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisSettings:
+    """Stage `synthesize`: trajectories sampled from real (s, a), completed by the inverse dynamics."""
+
+    trajectories: int = setting("sampled trajectories; each yields up to T - 1 transitions", 150_000, minimum=1)
+    shards: int = setting("Parquet shards, one job each", 4, minimum=1, maximum=10_000)
+    sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = setting(
+        "ancestral sampling, or the probability-flow ODE by steps of first (DDIM) or second order (DPM-Solver++ 2M)",
+        "ddpm",
+    )
+    sampling_steps: int = setting("N, noise levels visited: equally spaced among K, or EDM's", 5, minimum=1)
+    guidance: float = setting("ω of classifier-free guidance; 1: plain conditional", 1.2, minimum=0)
+    temperature: float = setting("α, scale of the sampler's noise: each step's (DDPM), or the start's", 0.5, minimum=0)
+    sigma_min: float = setting("σ_min, least noise level of EDM's sampling", 0.002, exclusiveMinimum=0)
+    sigma_max: float = setting("σ_max, largest noise level of EDM's sampling", 80.0, exclusiveMinimum=0)
+    rho: float = setting("ρ of EDM's sampling: the larger, the more of its levels are small", 7.0, minimum=1)
+    return_factor: float = setting("requested return-to-go as a multiple of the real one", 1.1)
+    seed: int = setting("seed of the drawn starts and of the noise", 0, minimum=0)
+    correction: CorrectionSettings = setting("what happens to them before they are written", CorrectionSettings)
+
+    def __post_init__(self) -> None:
+        if not self.sigma_min < self.sigma_max:
+            raise InputError(f"sigma_max: expected more than sigma_min ({self.sigma_min}), found {self.sigma_max}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorSettings:
+    """One recipe of synthetic transitions. Models with equal settings in several recipes are trained once."""
+
+    world_model: WorldModelSettings = setting("diffusion world model", WorldModelSettings)
+    inverse_dynamics: InverseDynamicsSettings = setting("inverse dynamics model", InverseDynamicsSettings)
+    forward_dynamics: ForwardDynamicsSettings | None = setting(
+        "forward model that corrects or filters; null: none", None
+    )
+    synthesis: SynthesisSettings = setting("synthetic transitions", SynthesisSettings)
+
+    def __post_init__(self) -> None:
+        correction = self.synthesis.correction
+        if correction.needs_forward_dynamics != (self.forward_dynamics is not None):
+            expected, found = ("settings", "null") if self.forward_dynamics is None else ("null", "settings")
+            mode = f"synthesis.correction.mode {correction.mode!r}"
+            raise InputError(f"forward_dynamics: expected {expected} for {mode}, found {found}")
+        levelled = self.world_model.preconditioning != "edm"
+        if levelled and self.synthesis.sampling_steps > self.world_model.diffusion_steps:
+            raise InputError(
+                f"synthesis.sampling_steps: expected at most world_model.diffusion_steps "
+                f"({self.world_model.diffusion_steps}), found {self.synthesis.sampling_steps}"
+            )

@@ -1,0 +1,53 @@
+"""Settings of the offline learners; the defaults are the published ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dawm.config.fields import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerSettings:
+    """Stage `train-policy`: what TD3+BC and IQL share."""
+
+    gradient_steps: int = setting("length of training", 1_000_000, minimum=1)
+    batch_size: int = setting("transitions per gradient step", 256, minimum=1)
+    hidden: int = setting("width of the two hidden layers of every network", 256, minimum=8)
+    learning_rate: float = setting("Adam's, of every network", 3e-4, exclusiveMinimum=0)
+    discount: float = setting("γ", 0.99, minimum=0, maximum=1)
+    target_rate: float = setting("τ, share of the online weights per target update", 0.005, minimum=0, maximum=1)
+    evaluate_every: int = setting("gradient steps between two evaluations", 5000, minimum=1)
+    evaluation_episodes: int = setting("episodes of one evaluation", 10, minimum=1)
+    checkpoint_every: int = setting("gradient steps between two checkpoints", 10_000, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TD3BCSettings(LearnerSettings):
+    """TD3+BC (Fujimoto & Gu 2021); the defaults are the published ones."""
+
+    alpha: float = setting("α, weight of Q against cloning", 2.5, minimum=0)
+    policy_noise: float = setting("standard deviation of the target action's noise", 0.2, minimum=0)
+    noise_clip: float = setting("bound of that noise", 0.5, minimum=0)
+    policy_delay: int = setting("critic steps per actor and target step", 2, minimum=1)
+    normalize_observations: bool = setting("standardise observations with the real data's statistics", True)
+    normalize_rewards: bool = setting("scale rewards by 1000 / (largest - smallest return of the real data)", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IQLSettings(LearnerSettings):
+    """IQL (Kostrikov et al. 2021); the defaults are the published ones for locomotion."""
+
+    expectile: float = setting("τ of the value's expectile regression", 0.7, exclusiveMinimum=0, exclusiveMaximum=1)
+    inverse_temperature: float = setting("β of the advantage weights", 3.0, minimum=0)
+    advantage_weight_clip: float = setting("largest advantage weight", 100.0, exclusiveMinimum=0)
+    normalize_observations: bool = setting("standardise observations with the real data's statistics", False)
+    normalize_rewards: bool = setting("scale rewards by 1000 / (largest - smallest return of the real data)", True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmsSettings:
+    """The learners to run; leave one out to skip it."""
+
+    td3_bc: TD3BCSettings | None = setting("TD3+BC", None)
+    iql: IQLSettings | None = setting("IQL", None)
