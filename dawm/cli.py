@@ -85,6 +85,12 @@ def parser() -> argparse.ArgumentParser:
     command("timings", _timings, "collect benchmark files into one table", "results", "settings", "output")
     command("figures", _figures, "draw all figures from the tables", "tables", "output")
     command("report", _report, "write the report page", "results", "settings")
+    _add_upkeep(command)
+    return root
+
+
+def _add_upkeep(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Commands that are no stage: about configs, and the making of the behaviour policies."""
     made = command("check-config", _check_config, "validate an experiment's config and print it whole")
     made.add_argument("config", type=Path)
     made = command("report-path", _report_path, "print where the report of an experiment's config is")
@@ -106,7 +112,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rungs", type=int, default=6, help="checkpoints of the ladder from early to medium")
     made.add_argument("--episodes", type=int, default=50, help="episodes of a candidate's evaluation with noise")
     made.add_argument("--output", type=Path, required=True)
-    return root
 
 
 _OPTIONS: dict[str, dict[str, Any]] = {
