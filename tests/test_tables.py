@@ -16,8 +16,8 @@ from hdf5_files import hopper_columns, write_hdf5
 from dawm.analysis.fidelity import assess
 from dawm.analysis.figures import draw_all
 from dawm.analysis.report import number, write_report
-from dawm.analysis.tables import write_tables, write_timings
-from dawm.config import Experiment, ExportSettings, read
+from dawm.analysis.tables import check_scales, write_tables, write_timings
+from dawm.config import EnvironmentSettings, Experiment, ExportSettings, read
 from dawm.data.export import export
 from dawm.data.sealed import open_sealed
 from dawm.errors import InputError
@@ -444,3 +444,17 @@ def test_report_refuses_missing_synthetic_data_by_name(results, tmp_path):
     again = results.copied(tmp_path / "tiny", "tables")
     assert str(again.layout.synthetic("hopper", "dawm", 0)) in refusal(again.report)
     assert not again.layout.report.exists()
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [EnvironmentSettings(id="Hopper-v5"), EnvironmentSettings(id="Hopper-v4", reference_min=0, reference_max=1)],
+)
+def test_scores_of_other_scales_share_no_table(tmp_path: Path, environment: EnvironmentSettings) -> None:
+    export(ExportSettings(source="local/hopper-random", transitions=1000), tmp_path / "d4rl")
+    export(ExportSettings(source="local/walker2d-random", transitions=1000), tmp_path / "walker")
+    export(ExportSettings(source="random", transitions=1000, environment=environment), tmp_path / "other")
+    made = {name: open_sealed(tmp_path / name, "dataset") for name in ("d4rl", "walker", "other")}
+    check_scales({name: made[name] for name in ("d4rl", "walker")})
+    with pytest.raises(InputError, match="expected the environment and reference scores of d4rl, Hopper-v4 from -20.2"):
+        check_scales(made)

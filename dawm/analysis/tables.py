@@ -27,6 +27,7 @@ def write_tables(results: Path, matrix: Matrix) -> None:
     layout = Layout(results)
     policies = {run: open_sealed(layout.policy(run), "policy") for run in runs(matrix)}
     datasets = {name: open_sealed(layout.dataset(name), "dataset") for name in matrix.datasets}
+    check_scales(datasets)
     for run, sealed in policies.items():
         check_run(run, sealed, matrix, datasets[run.dataset])
     assessments = {key: open_sealed(layout.assessment(*key), "assessment") for key in synthetic_sets(matrix)}
@@ -56,6 +57,21 @@ def write_tables(results: Path, matrix: Matrix) -> None:
             inputs=inputs,
             metadata={"runs": len(policies)},
         )
+
+
+def check_scales(datasets: dict[str, Sealed]) -> None:
+    """Refuses data sets of one environment's several versions, or with several reference scores, in one table."""
+    scales: dict[str, tuple[str, tuple]] = {}
+    for name, sealed in datasets.items():
+        facts = sealed.metadata
+        scale = (facts["environment"], facts.get("reference_min"), facts.get("reference_max"))
+        other, known = scales.setdefault(facts["environment"].split("-v")[0], (name, scale))
+        if known != scale:
+            raise InputError(
+                f"{sealed.folder}: expected the environment and reference scores of {other}, "
+                f"{known[0]} from {known[1]} to {known[2]}, found {scale[0]} from {scale[1]} to {scale[2]}; their scores "
+                "are not comparable, so make an experiment of their own for them"
+            )
 
 
 def check_run(run: Run, sealed: Sealed, matrix: Matrix, dataset: Sealed) -> None:
