@@ -456,5 +456,5 @@ def test_scores_of_other_scales_share_no_table(tmp_path: Path, environment: Envi
     export(ExportSettings(source="random", transitions=1000, environment=environment), tmp_path / "other")
     made = {name: open_sealed(tmp_path / name, "dataset") for name in ("d4rl", "walker", "other")}
     check_scales({name: made[name] for name in ("d4rl", "walker")})
-    with pytest.raises(InputError, match="expected the environment and reference scores of d4rl, Hopper-v4 from -20.2"):
+    with pytest.raises(InputError, match="expected the environment and reference scores of d4rl, Hopper-v4"):
         check_scales(made)

@@ -69,8 +69,8 @@ def check_scales(datasets: dict[str, Sealed]) -> None:
         if known != scale:
             raise InputError(
                 f"{sealed.folder}: expected the environment and reference scores of {other}, "
-                f"{known[0]} from {known[1]} to {known[2]}, found {scale[0]} from {scale[1]} to {scale[2]}; their scores "
-                "are not comparable, so make an experiment of their own for them"
+                f"{known[0]} from {known[1]} to {known[2]}, found {scale[0]} from {scale[1]} to {scale[2]}; "
+                "their scores are not comparable, so make an experiment of their own for them"
             )
 
 
