@@ -59,6 +59,8 @@ publish-suite: suite
 		results/local-suite/overview/returns.png results/published/local-suite/
 	for folder in results/local-suite/inspections/*; do \
 		cp "$$folder/inspection.json" "results/published/local-suite/inspections/$$(basename "$$folder").json"; done
+	mkdir -p results/published/local-suite/benchmarks
+	cp results/local-suite/benchmarks/export/*.tsv results/published/local-suite/benchmarks/
 
 lock:
 	@sh lock.sh

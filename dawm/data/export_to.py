@@ -23,6 +23,7 @@ from dawm.data.outgoing import Kind, Outgoing
 from dawm.data.transitions import Transitions, concatenate
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
+from dawm.variables import environment_variable
 
 Layout = Literal["d4rl-hdf5", "minari", "parquet"]
 CHUNK_ROWS = 4096  # of an HDF5 file
@@ -169,7 +170,7 @@ def write_minari(rows: Outgoing, root: Path, name: str) -> list[str]:
     environment = task.make()
     with _folder(root), tempfile.TemporaryDirectory(dir=root, prefix=".export-") as part, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the environment is out of date, that no author is given
-        with _minari_root(part):
+        with environment_variable("MINARI_DATASETS_PATH", part):
             buffers: Any = _buffers(rows)  # a list is asked for, but gone through once
             made = minari.create_dataset_from_buffers(
                 name,
@@ -224,20 +225,6 @@ def _folder(path: Path) -> Iterator[None]:
             if new:
                 path.rmdir()
         raise
-
-
-@contextmanager
-def _minari_root(folder: str) -> Iterator[None]:
-    """Minari writes below `folder` while it lasts."""
-    before = os.environ.get("MINARI_DATASETS_PATH")
-    os.environ["MINARI_DATASETS_PATH"] = folder
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["MINARI_DATASETS_PATH"]
-        else:
-            os.environ["MINARI_DATASETS_PATH"] = before
 
 
 def _move(made: Path, root: Path, name: str) -> None:

@@ -27,6 +27,7 @@ import numpy as np
 from dawm.download import download
 from dawm.environments.tasks import TASKS, Task
 from dawm.errors import InputError
+from dawm.variables import environment_variable
 
 # d4rl imports these for its other environments and survives only an ImportError. Installed they can raise anything:
 # mujoco_py a bare Exception (no MuJoCo 2.1), pybullet_envs an AttributeError (gym 0.26). Whoever wants d4rl's other
@@ -51,22 +52,8 @@ def _not_importable(*modules: str) -> Iterator[None]:
             del sys.modules[module]
 
 
-@contextmanager
-def _variable(name: str, value: str) -> Iterator[None]:
-    """The environment variable has this value while it lasts."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
 try:
-    with _not_importable(*OTHER_SIMULATORS, GYM_NOTICE), _variable("D4RL_SUPPRESS_IMPORT_ERROR", "1"):
+    with _not_importable(*OTHER_SIMULATORS, GYM_NOTICE), environment_variable("D4RL_SUPPRESS_IMPORT_ERROR", "1"):
         import d4rl
         import d4rl.gym_mujoco  # `import d4rl` drops it with all MuJoCo environments at the first ImportError
         import gym
