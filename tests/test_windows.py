@@ -143,6 +143,22 @@ def test_padding_has_reward_zero_in_the_models_units() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_windows_of_changes_hold_the_step_from_the_row_before_and_padding_does_not_move() -> None:
+    data = toy((3,), ("terminal",))
+    states, rewards, actions = identities()
+    wanted = returns_to_go(data, 0.9)
+    absolute, changes = (
+        Windows(data, np.ones(3, bool), 5, wanted, states, rewards, actions, changes=normalizer).batch(
+            torch.tensor([1])
+        )
+        for normalizer in (None, Standardizer(2))
+    )
+    assert changes.rows[0, :, :2].tolist() == [[0, 1], [0, 1], [0, 1], [0, 0], [0, 0]]
+    assert torch.equal(changes.rows[..., :2].cumsum(1), absolute.rows[..., :2])
+    assert torch.equal(changes.rows[..., 2:], absolute.rows[..., 2:])
+    assert torch.equal(changes.mask, absolute.mask)
+
+
 def test_unknown_terminal_successors_are_masked_and_their_terminals_are_not() -> None:
     data = toy((3,), ("terminal",))
     known, unknown = (windows_of(data, 5, successors_known=flag).batch(torch.tensor([1])) for flag in (True, False))

@@ -31,6 +31,10 @@ class WorldModelSettings:
         "units of states: mean 0 and variance 1, or uniform on [-1, 1] by the empirical distribution function",
         "standard",
     )
+    successors: Literal["states", "changes"] = setting(
+        "rows after the first: the state itself, or its change from the row before, in units of the data's changes",
+        "states",
+    )
     denoiser: Literal["residual", "unet"] = setting(
         "`residual`: MLP on the flattened window; `unet`: temporal U-Net of the paper's lineage, 10–20 times slower",
         "residual",

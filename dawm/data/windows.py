@@ -69,16 +69,19 @@ class Windows:
         actions: ActionScaler,
         terminal_successors_known: bool = True,
         *,
+        changes: Standardizer | CDFNormalizer | None = None,
         joint: bool = False,
         conditional: bool = True,
     ) -> None:
         """episodes: bool [n], rows that may be used; return_to_go [n] in raw reward, NaN where unknown.
 
-        joint: rows hold actions too; conditional: row 0's state and action are given, hence no target.
+        changes: rows after the first hold s_i - s_{i-1} by this normalizer instead of s_i; joint: rows hold actions
+        too; conditional: row 0's state and action are given, hence no target.
         """
         self.window, self.joint, self.conditional = window, joint, conditional
         self.state = states.encode(torch.from_numpy(transitions.observation))
-        self.successor = states.encode(torch.from_numpy(transitions.next_observation))
+        self.successor = encoded_successors(transitions, states, changes)
+        self.still = None if changes is None else changes.encode(torch.zeros(transitions.observation_dim))
         self.reward = rewards.encode(torch.from_numpy(transitions.reward))
         self.action = actions.encode(torch.from_numpy(transitions.action))
         self.return_to_go = torch.from_numpy(return_to_go)
@@ -99,7 +102,10 @@ class Windows:
         last = self.last[start][:, None]  # [B, 1]
         row = start[:, None] + torch.arange(self.window)  # [B, T], may run past the episode's end
         before = torch.minimum(row[:, 1:] - 1, last)  # the transition that leads to row i, or the terminal one
-        state = torch.cat([self.state[start][:, None], self.successor[before]], dim=1)
+        successor = self.successor[before]
+        if self.still is not None:
+            successor = torch.where((row[:, 1:] - 1 > last)[..., None], self.still, successor)
+        state = torch.cat([self.state[start][:, None], successor], dim=1)
         reward_real = row <= last
         reward = torch.where(reward_real, self.reward[torch.minimum(row, last)], 0.0)
         over = (row[:, 1:] - 1 >= last) & self.terminal[last]  # row i is the terminal state, or padding after it
@@ -128,3 +134,13 @@ class Windows:
         mask = torch.cat([known[..., None].expand_as(values) for values, known in parts], dim=-1).float()
         wanted = self.return_to_go[start]
         return WindowBatch(rows, mask, self.action[start], wanted.nan_to_num(0.0), ~wanted.isnan())
+
+
+def encoded_successors(
+    transitions: Transitions, states: Standardizer | CDFNormalizer, changes: Standardizer | CDFNormalizer | None
+) -> Tensor:
+    """s′ by `states`, or s′ - s by `changes`, [n, obs_dim]."""
+    successor = torch.from_numpy(transitions.next_observation)
+    if changes is None:
+        return states.encode(successor)
+    return changes.encode(successor - torch.from_numpy(transitions.observation))

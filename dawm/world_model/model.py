@@ -58,7 +58,8 @@ class WorldModel(nn.Module):
     """p(r_t, s_{t+1}, …, s_{t+T-1} | s_t, a_t, g_t), with everything that is needed to sample from it.
 
     `actions: joint` generates a_{t+1}, … too; `conditional: false` generates all of it, s_t and a_t included. Channels
-    of a row are [state, action (joint), reward, terminal].
+    of a row are [state, action (joint), reward, terminal]; `successors: changes` puts s_i - s_{i-1} in place of the
+    state into every row but the first.
     """
 
     def __init__(self, settings: WorldModelSettings, observation_dim: int, action_dim: int) -> None:
@@ -70,6 +71,8 @@ class WorldModel(nn.Module):
         self.channels = self.leading + 2
         self.given = self.leading if settings.conditional else 0  # channels of row 0 that are imposed
         self.states = NORMALIZERS[settings.normalizer](observation_dim)
+        changes = settings.successors == "changes"
+        self.changes = NORMALIZERS[settings.normalizer](observation_dim) if changes else None
         self.rewards = MinMaxScaler()
         self.actions = ActionScaler(action_dim)
         self.register_buffer("return_scale", torch.tensor(1.0))
@@ -140,17 +143,28 @@ class WorldModel(nn.Module):
             self.sigmas(len(noise)) if sigmas is None else sigmas,
             temperature,
         )
-        states = self.states.decode(rows[..., : self.observation_dim])
+        states = self._decode_states(rows[..., : self.observation_dim], state)
         actions = self.actions.decode(rows[:, :-1, self.observation_dim : self.leading]) if self.joint else None
-        if self.settings.conditional:  # exactly as given
-            states = torch.cat([state[:, None], states[:, 1:]], dim=1)
-            actions = None if actions is None else torch.cat([action[:, None], actions[:, 1:]], dim=1)
+        if self.settings.conditional and actions is not None:  # exactly as given
+            actions = torch.cat([action[:, None], actions[:, 1:]], dim=1)
         return Imagined(states, self.rewards.decode(rows[:, :-1, -2]), rows[:, 1:, -1] > 0, actions)
 
+    def _decode_states(self, rows: Tensor, state: Tensor) -> Tensor:
+        """rows [B, T, obs_dim] in the model's units → raw states; row 0 as given if the model is conditional."""
+        first = state[:, None] if self.settings.conditional else self.states.decode(rows[:, :1])
+        if self.changes is None:
+            return torch.cat([first, self.states.decode(rows[:, 1:])], dim=1)
+        return torch.cat([first, self.changes.decode(rows[:, 1:])], dim=1).cumsum(1)
+
     def _range(self) -> tuple[Tensor, Tensor]:
-        low, high = self.states.encoded_range()
-        one = torch.ones(self.channels - self.observation_dim, device=low.device)
-        return torch.cat([low, -one]), torch.cat([high, one])
+        """Smallest and largest value of the data in the model's units, each [T, C]."""
+        later = self.states if self.changes is None else self.changes
+        one = torch.ones(self.settings.window, self.channels - self.observation_dim, device=self.return_scale.device)
+        low, high = (
+            torch.stack([first] + (self.settings.window - 1) * [after])
+            for first, after in zip(self.states.encoded_range(), later.encoded_range(), strict=True)
+        )
+        return torch.cat([low, -one], dim=1), torch.cat([high, one], dim=1)
 
     def facts(self) -> dict[str, Any]:
         return {"observation_dim": self.observation_dim, "parameters": sum(p.numel() for p in self.parameters())}

@@ -109,7 +109,10 @@ def fit_normalizers(
     settings = model.settings
     seen = transitions.take(~held_out)
     states = torch.from_numpy(np.concatenate([seen.observation, seen.next_observation]))
-    model.states = NORMALIZERS[settings.normalizer].fit(states)
+    normalizer = NORMALIZERS[settings.normalizer]
+    model.states = normalizer.fit(states)
+    if model.changes is not None:
+        model.changes = normalizer.fit(torch.from_numpy(seen.next_observation - seen.observation))
     model.rewards = MinMaxScaler.fit(torch.from_numpy(seen.reward))
     task = task_of_metadata(data.metadata)
     model.actions = ActionScaler.between(task.action_low, task.action_high)
@@ -127,6 +130,7 @@ def fit_normalizers(
             model.rewards,
             model.actions,
             data.metadata.get("terminal_successors_known", True),
+            changes=model.changes,
             joint=model.joint,
             conditional=settings.conditional,
         )
