@@ -269,7 +269,8 @@ WRONG = [
     ("generators.dawm.world_model.actions", "none", "one of ['inferred', 'joint']", "'none'"),
     ("generators.dawm.world_model.conditional", "no", "true or false", "'no'"),
     ("generators.dawm.world_model.preconditioning", "velocity", "one of ['clean', 'noise', 'edm']", "'velocity'"),
-    ("generators.dawm.world_model.return_scale", 0, "more than 0", "0"),
+    ("generators.dawm.world_model.return_scales.hopper", 0, "more than 0", "0"),
+    ("generators.dawm.world_model.return_scales", 400, "a mapping", "400"),
     ("generators.dawm.world_model.learning_rate", 0, "more than 0", "0"),
     ("generators.dawm.world_model.learning_rate", True, "a number", "True"),
     ("generators.dawm.world_model.learning_rate", [0.1], "a number", "[0.1]"),
@@ -345,7 +346,7 @@ def test_name_that_yaml_does_not_read_as_text_is_refused(refused, key, name):
     [
         ("augmentations.dawm.real_fraction", math.nan),
         ("generators.dawm.world_model.learning_rate", math.inf),
-        ("generators.dawm.world_model.return_scale", math.nan),
+        ("generators.dawm.world_model.return_scales.hopper", math.nan),
         ("generators.dawm.synthesis.return_factor", -math.inf),
         ("generators.dawm.synthesis.return_factor", 10**400),  # no float is that large
     ],

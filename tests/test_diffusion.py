@@ -293,6 +293,19 @@ def test_normalizers_are_those_of_the_train_split(
     np.testing.assert_allclose(float(model.return_scale), largest, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("scales", "expected"), [({"hopper": 400.0}, 400.0), ({"walker2d": 550.0}, None)])
+def test_a_return_scale_counts_for_its_environment_only(
+    dataset: Path, transitions: Transitions, held_out: np.ndarray, scales: dict[str, float], expected: float | None
+) -> None:
+    data = open_sealed(dataset, "dataset")
+    fitted = []
+    for return_scales in ({}, scales):
+        model = WorldModel(WorldModelSettings(hidden=8, blocks=1, return_scales=return_scales), 11, 3)
+        fit_normalizers(model, transitions, held_out, data)
+        fitted.append(float(model.return_scale))
+    assert fitted[1] == (expected or fitted[0]) and fitted[0] not in scales.values()
+
+
 def test_train_windows_never_hold_a_held_out_row(
     dataset: Path,
     scrambled: Path,

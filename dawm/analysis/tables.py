@@ -64,8 +64,9 @@ def check_scales(datasets: dict[str, Sealed]) -> None:
     scales: dict[str, tuple[str, tuple]] = {}
     for name, sealed in datasets.items():
         facts = sealed.metadata
+        family = task_of_metadata(facts).family
         scale = (facts["environment"], facts.get("reference_min"), facts.get("reference_max"))
-        other, known = scales.setdefault(facts["environment"].split("-v")[0], (name, scale))
+        other, known = scales.setdefault(family, (name, scale))
         if known != scale:
             raise InputError(
                 f"{sealed.folder}: expected the environment and reference scores of {other}, "

@@ -49,10 +49,11 @@ class WorldModelSettings:
         items={"minimum": 8, "maximum": 4096},
     )
     discount: float = setting("γ of the return-to-go", 0.99, exclusiveMinimum=0, maximum=1)
-    return_scale: float | None = setting(
-        "return-to-go that becomes 1 (D4RL: Hopper 400, Walker2d 550, HalfCheetah 1200); null: the largest in the data",
-        None,
-        exclusiveMinimum=0,
+    return_scales: dict[str, float] = setting(
+        "return-to-go that becomes 1, by environment in small letters, without its version (DWM: `hopper: 400`, "
+        "`walker2d: 550`, `halfcheetah: 1200`); for one that is left out, the largest in the data",
+        dict,
+        values={"exclusiveMinimum": 0},
     )
     truncated_return: Literal["drop", "average_reward_tail"] = setting(
         "return-to-go where a timeout cut its future off: no condition there, or the episode's mean reward goes on",

@@ -17,7 +17,9 @@ def json_schema(cls: type) -> dict[str, Any]:
     for item in dataclasses.fields(cls):
         schema = _schema_of(hints[item.name])
         extra = dict(item.metadata["schema"])
-        schema.get("items", {}).update(extra.pop("items", {}))
+        for inner, key in (("items", "items"), ("additionalProperties", "values")):  # of lists and mappings
+            if key in extra:
+                schema[inner].update(extra.pop(key))
         schema.get("anyOf", [schema])[0].update(extra)
         schema["description"] = item.metadata["doc"]
         properties[item.name] = schema

@@ -74,6 +74,11 @@ class Task:
         return len(self.action_low)
 
     @property
+    def family(self) -> str:
+        """The environment without its version: Hopper."""
+        return self.environment.split("-v")[0]
+
+    @property
     def state_dims(self) -> tuple[int, int] | None:
         """(nq, nv), where a layout is known."""
         if self.layout is None:

@@ -117,8 +117,8 @@ def fit_normalizers(
     task = task_of_metadata(data.metadata)
     model.actions = ActionScaler.between(task.action_low, task.action_high)
     wanted = returns_to_go(transitions, settings.discount, settings.truncated_return)
-    scale = settings.return_scale or float(np.nanmax(np.abs(wanted[~held_out]), initial=0.0)) or 1.0
-    model.return_scale = torch.tensor(scale)
+    largest = float(np.nanmax(np.abs(wanted[~held_out]), initial=0.0)) or 1.0
+    model.return_scale = torch.tensor(settings.return_scales.get(task.family.lower(), largest))
 
     def windows(rows: np.ndarray) -> Windows:
         return Windows(
