@@ -334,6 +334,23 @@ def test_held_out_episodes_change_no_weight_of_the_world_model(
     assert (other / "evaluations.csv").read_bytes() != (world_model / "evaluations.csv").read_bytes()
 
 
+def test_a_constant_rate_begins_as_the_cosine_does_and_goes_another_way(dataset: Path, tmp_path: Path) -> None:
+    def weights(schedule: str, steps: int) -> bytes:
+        settings = WorldModelSettings(
+            hidden=8,
+            blocks=1,
+            batch_size=8,
+            gradient_steps=steps,
+            ema_every=1,
+            learning_rate_schedule=schedule,  # type: ignore[arg-type]
+        )
+        train_world_model(dataset, settings, tmp_path / f"{schedule}-{steps}", seed=0)
+        return (tmp_path / f"{schedule}-{steps}" / "model.safetensors").read_bytes()
+
+    assert weights("constant", 1) == weights("cosine", 1)
+    assert weights("constant", 4) != weights("cosine", 4)
+
+
 def test_training_lowers_the_held_out_loss(dataset: Path, tmp_path: Path) -> None:
     losses = []
     for steps in (1, 200):

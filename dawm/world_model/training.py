@@ -46,7 +46,8 @@ def train_world_model(
     optimizer = adam(model.denoiser.parameters(), settings.learning_rate)
 
     def update(step: int) -> dict[str, Tensor]:
-        set_rate(optimizer, cosine_rate(step, settings.gradient_steps, settings.learning_rate))
+        if settings.learning_rate_schedule == "cosine":
+            set_rate(optimizer, cosine_rate(step, settings.gradient_steps, settings.learning_rate))
         rng = generator(seed, "world-model", "step", step)
         numbers = torch.from_numpy(rng.integers(len(train_windows), size=settings.batch_size))
         loss = denoising_loss(model, train_windows.batch(numbers), rng)
