@@ -321,7 +321,7 @@ def test_seal_reports_the_share_dropped_by_reason_and_the_forward_model(
 ) -> None:
     plain = written(models, synthesis_settings, tmp_path / "plain", forward=False)
     assert "correction" not in open_sealed(tmp_path / "plain", "synthetic").metadata
-    chosen = CorrectionSettings(mode="filter", residual=ThresholdSettings(value=3.5))
+    chosen = CorrectionSettings(mode="filter", residual=ThresholdSettings(value=0.6))
     settings = dataclasses.replace(synthesis_settings, correction=chosen)
     found = written(models, settings, tmp_path / "filtered")
     sealed = open_sealed(tmp_path / "filtered", "synthetic")

@@ -34,7 +34,10 @@ def tiny_model(preconditioning: str = "clean", **changes: object) -> WorldModel:
     """K = 1, so that a sample is one call of the denoiser; normalizers that do something."""
     torch.manual_seed(0)
     settings = WorldModelSettings(
-        **({"window": 3, "diffusion_steps": 1, "hidden": 16, "blocks": 1, "preconditioning": preconditioning} | changes)  # type: ignore[arg-type]
+        successors="states",
+        **(
+            {"window": 3, "diffusion_steps": 1, "hidden": 16, "blocks": 1, "preconditioning": preconditioning} | changes
+        ),  # type: ignore[arg-type]
     )
     model = WorldModel(settings, 2, 1)
     model.states.mean, model.states.std = torch.tensor([1.0, -2.0]), torch.tensor([2.0, 0.5])

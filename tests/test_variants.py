@@ -25,15 +25,28 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "denoiser": "unet",
         "unet_channels": (8, 8),
         "normalizer": "cdf",
+        "successors": "states",
         "preconditioning": "noise",
         "window": 4,
         "diffusion_steps": 5,
     },
-    "joint": {"actions": "joint", "window": 4},
-    "synther": {"actions": "joint", "conditional": False, "preconditioning": "edm", "window": 2},
-    "changes": {"successors": "changes", "window": 4},
-    "joint_changes": {"successors": "changes", "actions": "joint", "conditional": False, "window": 3},
-    "unconditional": {"conditional": False, "preconditioning": "edm", "normalizer": "cdf", "window": 3},
+    "joint": {"actions": "joint", "successors": "states", "window": 4},
+    "synther": {
+        "successors": "states",
+        "actions": "joint",
+        "conditional": False,
+        "preconditioning": "edm",
+        "window": 2,
+    },
+    "changes": {"window": 4},
+    "joint_changes": {"actions": "joint", "conditional": False, "window": 3},
+    "unconditional": {
+        "successors": "states",
+        "conditional": False,
+        "preconditioning": "edm",
+        "normalizer": "cdf",
+        "window": 3,
+    },
 }
 SAMPLERS = {"joint": "ddim", "synther": "dpmpp_2m"}  # the others: ddpm
 
@@ -134,7 +147,7 @@ def test_every_variant_can_be_assessed(
 def test_the_chosen_normalizer_is_fitted_on_the_train_split_and_comes_back_with_the_weights(
     dataset: Path, transitions: Transitions, held_out: np.ndarray, tmp_path: Path
 ) -> None:
-    settings = WorldModelSettings(window=3, hidden=8, blocks=1, gradient_steps=2, normalizer="cdf")
+    settings = WorldModelSettings(window=3, hidden=8, blocks=1, gradient_steps=2, normalizer="cdf", successors="states")
     train_world_model(dataset, settings, tmp_path / "model", seed=0)
     loaded, _ = load_world_model(tmp_path / "model")
     seen = transitions.take(~held_out)

@@ -33,7 +33,7 @@ class WorldModelSettings:
     )
     successors: Literal["states", "changes"] = setting(
         "rows after the first: the state itself, or its change from the row before, in units of the data's changes",
-        "states",
+        "changes",
     )
     denoiser: Literal["residual", "unet"] = setting(
         "`residual`: MLP on the flattened window; `unet`: temporal U-Net of the paper's lineage, 10–20 times slower",
@@ -84,7 +84,7 @@ class InverseDynamicsSettings:
         0.0,
         minimum=0,
     )
-    loss: Literal["squared", "absolute"] = setting("of the actions; `absolute`: a smaller median error", "squared")
+    loss: Literal["squared", "absolute"] = setting("of the actions; `absolute`: a smaller median error", "absolute")
     hidden: int = setting("width", 512, minimum=8)
     layers: int = setting("hidden layers", 2, minimum=1)
     dropout: float = setting("dropout of the hidden layers", 0.0, minimum=0, maximum=0.9)
