@@ -271,6 +271,7 @@ def seal_synthetic(
         if not rows:
             raise InputError(f"{output}: the thresholds of `correction` dropped every transition; raise them")
         unseal(output)
+        conditional = parts.world_model.settings.conditional
         facts = {key: parts.data.metadata[key] for key in COPIED_FACTS if key in parts.data.metadata}
         seal(
             output,
@@ -279,5 +280,12 @@ def seal_synthetic(
             settings=as_mapping(settings),
             seed=settings.seed,
             inputs=parts.inputs,
-            metadata={**facts, "rows": rows, "terminals": terminals, "n_step": 1, **corrected},
+            metadata={
+                **facts,
+                "conditional": conditional,
+                "rows": rows,
+                "terminals": terminals,
+                "n_step": 1,
+                **corrected,
+            },
         )

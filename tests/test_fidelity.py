@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from dawm.analysis.fidelity import Errors, assess, one_step_change, replay, still_copy, summarize
+from dawm.analysis.distances import Reference, compare, nearest_distance, quantiles, rank_correlations
+from dawm.analysis.fidelity import assess, by_step, summarize, summarize_terminals
+from dawm.analysis.replaying import Errors, errors_at_best_actions, one_step_change, replay, still_copy
 from dawm.config import AssessmentSettings, InverseDynamicsSettings
 from dawm.data.sealed import open_sealed, seal
 from dawm.data.transitions import Transitions, read_transitions, write_shard
@@ -22,7 +24,7 @@ from dawm.errors import InputError
 from dawm.inverse_dynamics import infer, load_inverse_dynamics, train_inverse_dynamics
 from dawm.layout import shard_name
 
-SETTINGS = AssessmentSettings(rows=200)
+SETTINGS = AssessmentSettings(rows=200, best_action_rows=20)
 Judge = Callable[..., pd.DataFrame]
 
 
@@ -63,10 +65,9 @@ def judge(dataset: Path, inverse_dynamics: Path, tmp_path_factory: pytest.TempPa
     return of
 
 
-def value(table: pd.DataFrame, quantity: str, arm: str = "arm", column: str = "value", step: int | None = None) -> Any:
+def value(table: pd.DataFrame, quantity: str, arm: str = "arm", column: str = "value", step: int = 0) -> Any:
     rows = table[(table["augmentation"] == arm) & (table["quantity"] == quantity)]
-    if step is not None:
-        rows = rows[rows["horizon_step"] == step]
+    rows = rows[rows["horizon_step"] == step]
     assert len(rows) == 1, (arm, quantity)
     return rows[column].iloc[0]
 
@@ -228,7 +229,8 @@ def test_summary_counts_terminals_by_hand() -> None:
     claimed = np.array([1, 1, 1, 0, 0, 0, 0, 0], bool)
     true = np.array([1, 0, 0, 1, 0, 0, 0, 0], bool)
     errors = Errors(np.arange(8.0), np.arange(8.0) ** 2, claimed, true, 1.0)
-    found = {name: (point, rows) for name, point, _, _, rows in summarize(errors, seed=0)}
+    both = [*summarize(errors, seed=0), *summarize_terminals(errors, seed=0)]
+    found = {name: (point, rows) for name, point, _, _, rows in both}
     assert found == {
         "state_error": (3.5, 8),
         "reward_error": (12.5, 8),
@@ -236,13 +238,14 @@ def test_summary_counts_terminals_by_hand() -> None:
         "terminal_precision": (1 / 3, 3),
         "terminal_recall": (1 / 2, 2),
     }
-    for name, point, low, high, _ in summarize(errors, seed=0):
+    for name, point, low, high, _ in both:
         assert low <= point <= high, name
 
 
 def test_summary_of_no_rows_is_unknown() -> None:
     none = np.empty(0)
-    for _, point, low, high, rows in summarize(Errors(none, none, none.astype(bool), none.astype(bool), 0.0), seed=0):
+    errors = Errors(none, none, none.astype(bool), none.astype(bool), 0.0)
+    for _, point, low, high, rows in (*summarize(errors, seed=0), *summarize_terminals(errors, seed=0)):
         assert rows == 0 and np.isnan([point, low, high]).all()
 
 
@@ -253,6 +256,77 @@ def test_one_step_change_is_the_deviation_of_the_steps_and_1_where_nothing_chang
     expected = (successor.astype(float) - observation).std(0)
     expected[4] = 1.0
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def nudged(action: np.ndarray) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(0, 0.2, action.shape)
+    return np.clip(action + noise, -1, 1).astype(np.float32)
+
+
+def test_the_search_finds_the_action_that_led_to_the_successor(transitions: Transitions) -> None:
+    """Rows told with a wrong action: what a better one mends is the action's error, nothing is the states'."""
+    upright = (np.abs(transitions.observation[:, 5:]) < 9).all(1)
+    rows = transitions.take(np.flatnonzero(upright)[:30])
+    wrong = nudged(rows.action)
+    oracle, change = Oracle(TASKS["hopper"]), one_step_change(transitions)
+    own, least = errors_at_best_actions(oracle, dataclasses.replace(rows, action=wrong), change, seed=0)
+    assert np.median(own) > 0.05 and np.median(least) < 0.005
+    again, _ = errors_at_best_actions(oracle, rows, change, seed=0)
+    np.testing.assert_allclose(again, 0, atol=1e-3)
+
+
+def test_no_action_mends_a_state_that_no_action_reaches(transitions: Transitions) -> None:
+    rows = transitions.take(np.flatnonzero((np.abs(transitions.observation[:, 5:]) < 9).all(1))[:20])
+    moved = dataclasses.replace(rows, next_observation=rows.next_observation + np.float32(5) * one_step_change(rows))
+    own, least = errors_at_best_actions(Oracle(TASKS["hopper"]), moved, one_step_change(rows), seed=0)
+    assert (least <= own).all() and np.median(least) > 3
+
+
+def test_the_split_of_the_error_is_in_the_table(judge: Judge, transitions: Transitions) -> None:
+    table = judge(dreamed(transitions, action=nudged(transitions.action)))
+    left, added = value(table, "state_error_at_best_action"), value(table, "state_error_of_action")
+    assert left < 0.01 < 0.05 < added
+    assert value(table, "state_error_at_best_action", column="rows") <= 20
+    none = judge(dreamed(transitions), AssessmentSettings(rows=50, best_action_rows=0))
+    assert not none["quantity"].str.startswith("state_error_").any()
+
+
+def test_steps_from_the_second_on_are_pooled_and_a_single_one_stands_for_itself(transitions: Transitions) -> None:
+    steps = (np.arange(len(transitions)) % 3 + 1).astype(np.int16)
+    found = by_step(dreamed(transitions, horizon_step=steps))
+    assert {step: len(rows) for step, rows in found.items()} == {
+        0: int((steps > 1).sum()),
+        **{step: int((steps == step).sum()) for step in (1, 2, 3)},
+    }
+    assert len(by_step(dreamed(transitions))[0]) == len(transitions)
+
+
+def test_copies_of_the_train_split_are_not_new(transitions: Transitions) -> None:
+    train, held_out = transitions.take(slice(0, 1000)), transitions.take(slice(1000, 1500))
+    reference = Reference.of(train, held_out)
+    found = {name: value for name, value, *_ in compare(train.take(slice(0, 300)), reference, seed=0)}
+    other = {name: value for name, value, *_ in compare(held_out, reference, seed=0)}
+    assert found["novelty"] == 0 < 0.05 < other["novelty"]
+    assert other["marginal_distance"] == other["correlation_distance"] == 0
+
+
+def test_shuffled_columns_keep_the_marginals_and_lose_the_correlations(transitions: Transitions) -> None:
+    reference = Reference.of(transitions, transitions)
+    order = np.random.default_rng(0).permutation(len(transitions))
+    shuffled = dataclasses.replace(transitions, action=transitions.action[order], reward=transitions.reward[order])
+    found = {name: value for name, value, *_ in compare(shuffled, reference, seed=0)}
+    assert found["marginal_distance"] < 1e-6 and found["correlation_distance"] > 0.01
+    louder = dataclasses.replace(transitions, reward=transitions.reward * np.float32(3))
+    found = {name: value for name, value, *_ in compare(louder, reference, seed=0)}
+    assert found["marginal_distance"] > 0.01 and found["correlation_distance"] < 1e-6
+
+
+def test_distances_by_hand() -> None:
+    rows = np.array([[0.0, 0.0], [3.0, 4.0]])
+    np.testing.assert_allclose(nearest_distance(rows, np.array([[0.0, 0.0], [3.0, 3.0]])), [0, 0.5**0.5])
+    even = np.linspace(0, 1, 501)[:, None]
+    np.testing.assert_allclose(np.abs(quantiles(even) - quantiles(even + 2)).mean(), 2)
+    np.testing.assert_allclose(rank_correlations(np.stack([even[:, 0], -(even[:, 0] ** 3)], axis=1)), [-1])
 
 
 def test_still_copy_moves_nothing_and_never_ends(transitions: Transitions) -> None:

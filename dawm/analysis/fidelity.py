@@ -1,15 +1,20 @@
-"""Stage `assess`: are synthetic transitions true? Each is replayed one step in the simulator that made the data."""
+"""Stage `assess`: are synthetic transitions true? Each is replayed one step in the simulator that made the data.
+
+Horizon step 0 stands for no single step: real transitions, and of synthetic ones the steps from 2 on together (the
+first one has the real state and action), or all where there is only one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from dawm.analysis.distances import Reference, compare
+from dawm.analysis.replaying import Errors, errors_at_best_actions, one_step_change, replay, still_copy
 from dawm.analysis.statistics import Statistic, bootstrap_interval
 from dawm.config import AssessmentSettings, as_mapping
 from dawm.data.files import only_writer, write_text
@@ -25,51 +30,49 @@ from dawm.world_model.training import held_out_rows
 
 COLUMNS = ["augmentation", "horizon_step", "quantity", "value", "low", "high", "rows", "coverage"]
 REAL, STILL = "real_held_out", "nothing_moves"
+Measured = tuple[str, float, float, float, int]
+"""quantity, value, low and high of its 95 % bootstrap interval, rows"""
+TERMINAL_ROWS = 10  # times `rows`, where all steps are judged together: terminals are rare
+REFERENCE_ROWS = 20_000  # of the train split, among which the nearest is looked for
 
 
-@dataclass(frozen=True)
-class Errors:
-    """Of n replayed transitions: state_error in units of the data's one-step change, reward_error in raw reward,
-    claimed and true terminals; `coverage` is the share of rows that could be replayed."""
-
-    state_error: np.ndarray
-    reward_error: np.ndarray
-    claimed_terminal: np.ndarray
-    true_terminal: np.ndarray
-    coverage: float
+def by_step(grown: Transitions) -> dict[int, Transitions]:
+    """The transitions of each horizon step, and under 0 those from step 2 on, or all where there is only one."""
+    steps = grown.horizon_step
+    later = steps > 1 if (steps > 1).any() else np.ones(len(steps), dtype=bool)
+    return {0: grown.take(later)} | {int(step): grown.take(steps == step) for step in np.unique(steps)}
 
 
-def replay(oracle: Oracle, transitions: Transitions, change: np.ndarray) -> Errors:
-    """Compares each transition with the simulator's step from the same observation and action.
-
-    change [obs_dim]: standard deviation of the data's one-step change; the state error is the mean over dimensions
-    of |ŝ′ - s′| / change.
-    """
-    usable = oracle.checkable(transitions.observation)
-    checked = transitions.take(usable)
-    true = oracle.step(checked.observation.astype(np.float64), checked.action.astype(np.float64))
-    return Errors(
-        state_error=(np.abs(checked.next_observation - true.next_observation) / change).mean(1),
-        reward_error=np.abs(checked.reward - true.reward),
-        claimed_terminal=checked.terminal,
-        true_terminal=true.terminal,
-        coverage=float(usable.mean()) if len(usable) else 0.0,
-    )
+def drawn_rows(group: Transitions, limit: int, settings: AssessmentSettings, what: int | str) -> Transitions:
+    """At most `limit` transitions, drawn by the settings' seed."""
+    return group.take(generator(settings.seed, "assess", what).permutation(len(group))[:limit])
 
 
-def summarize(errors: Errors, seed: int) -> Iterator[tuple[str, float, float, float, int]]:
-    """(quantity, value, low, high, rows): medians of the errors, and how far the terminals are right."""
+def measured(name: str, values: np.ndarray, statistic: Statistic, seed: int) -> Measured:
+    value = float(statistic(values, axis=-1)) if len(values) else float("nan")
+    return name, value, *bootstrap_interval(values, statistic, seed), len(values)
 
-    def measured(name: str, values: np.ndarray, statistic: Statistic) -> tuple[str, float, float, float, int]:
-        value = float(statistic(values, axis=-1)) if len(values) else float("nan")
-        return name, value, *bootstrap_interval(values, statistic, seed), len(values)
 
+def split_error(oracle: Oracle, transitions: Transitions, change: np.ndarray, seed: int) -> Iterator[Measured]:
+    """The state error of a sample: what is left at the simulator's best action, and what the given action adds."""
+    if len(transitions):
+        own, least = errors_at_best_actions(oracle, transitions, change, seed)
+        yield measured("state_error_at_best_action", least, np.median, seed)
+        yield measured("state_error_of_action", own - least, np.median, seed)
+
+
+def summarize(errors: Errors, seed: int) -> Iterator[Measured]:
+    """Medians of the errors of the next state and of the reward."""
+    yield measured("state_error", errors.state_error, np.median, seed)
+    yield measured("reward_error", errors.reward_error, np.median, seed)
+
+
+def summarize_terminals(errors: Errors, seed: int) -> Iterator[Measured]:
+    """How far the claimed terminals are right: share of agreement, precision, recall."""
     claimed, true = errors.claimed_terminal, errors.true_terminal
-    yield measured("state_error", errors.state_error, np.median)
-    yield measured("reward_error", errors.reward_error, np.median)
-    yield measured("terminal_agreement", (claimed == true).astype(float), np.mean)
-    yield measured("terminal_precision", true[claimed].astype(float), np.mean)
-    yield measured("terminal_recall", claimed[true].astype(float), np.mean)
+    yield measured("terminal_agreement", (claimed == true).astype(float), np.mean, seed)
+    yield measured("terminal_precision", true[claimed].astype(float), np.mean, seed)
+    yield measured("terminal_recall", claimed[true].astype(float), np.mean, seed)
 
 
 def assess(
@@ -77,7 +80,8 @@ def assess(
 ) -> None:
     """Writes `output`/fidelity.csv and inverse_dynamics.csv (true and inferred actions of held-out pairs), sealed.
 
-    Only transitions that grew from held-out episodes are judged. `name` is the arm's, in the table.
+    Only transitions that grew from held-out episodes are judged; of a model that is given no start, all. `name` is the
+    arm's, in the table.
     """
     data, imagined_seal = open_sealed(dataset, "dataset"), open_sealed(synthetic, "synthetic")
     inverse, inverse_seal = load_inverse_dynamics(inverse_dynamics)
@@ -86,25 +90,38 @@ def assess(
         if imagined_seal.provenance["inputs"][key] != sealed.digest:
             raise InputError(f"{synthetic}: was not made from {sealed.folder}; synthesize again")
     transitions, imagined = read_transitions(data, states=False), read_transitions(imagined_seal)
-    held_out = held_out_rows(data, transitions) & usable_pairs(data, transitions)
+    split, usable = held_out_rows(data, transitions), usable_pairs(data, transitions)
+    held_out, train = split & usable, ~split & usable
     if not held_out.any():
         raise InputError(f"{dataset}: expected held-out episodes with true successors to judge by, found none")
     change = one_step_change(transitions)
     oracle = Oracle(task_of_metadata(data.metadata))
+    seed = derived_seed(settings.seed, "bootstrap")
 
-    groups = {(REAL, 0): transitions.take(held_out)}
-    still = groups[REAL, 0]
-    groups[STILL, 0] = still_copy(still)
-    grown = imagined.take(held_out_rows_of_sources(imagined, held_out))
-    for step in np.unique(grown.horizon_step):
-        groups[name, int(step)] = grown.take(grown.horizon_step == step)
+    reference = Reference.of(
+        drawn_rows(transitions.take(train), REFERENCE_ROWS, settings, "known"),
+        drawn_rows(transitions.take(held_out), settings.rows, settings, "unseen"),
+    )
+    real = transitions.take(held_out)
+    grown = imagined
+    if imagined_seal.metadata.get("conditional", True):
+        grown = imagined.take(held_out_rows_of_sources(imagined, held_out))
+    groups = {(REAL, 0): real, (STILL, 0): still_copy(real)} | {(name, step): g for step, g in by_step(grown).items()}
 
     rows = []
     for (arm, step), group in groups.items():
-        drawn = generator(settings.seed, "assess", step).permutation(len(group))[: settings.rows]
-        errors = replay(oracle, group.take(drawn), change)
-        for quantity, value, low, high, count in summarize(errors, derived_seed(settings.seed, "bootstrap")):
-            rows.append((arm, step, quantity, value, low, high, count, errors.coverage))
+        chosen = drawn_rows(group, settings.rows, settings, step)
+        found = [(*numbers, 1.0) for numbers in compare(chosen, reference, settings.seed)] if step == 0 else []
+        errors = replay(oracle, chosen, change)
+        counted = [*summarize(errors, seed)]
+        if step == 0:
+            more = drawn_rows(group, TERMINAL_ROWS * settings.rows, settings, step)
+            counted += summarize_terminals(replay(oracle, more, change), seed)
+            if arm == name:
+                counted += split_error(oracle, chosen.take(slice(0, settings.best_action_rows)), change, seed)
+        else:
+            counted += summarize_terminals(errors, seed)
+        rows += [(arm, step, *numbers) for numbers in found + [(*numbers, errors.coverage) for numbers in counted]]
     pairs = action_pairs(inverse, transitions.take(held_out), settings)
     rows += list(action_errors(pairs, name, settings))
     with only_writer(output):
@@ -121,21 +138,6 @@ def assess(
             inputs={**inputs, "synthetic": imagined_seal},
             metadata={"arm": name, "held_out_rows": int(held_out.sum()), "synthetic_rows": len(grown)},
         )
-
-
-def one_step_change(transitions: Transitions) -> np.ndarray:
-    """Standard deviation of s′ - s per dimension, [obs_dim]; 1 where nothing ever changes."""
-    std = (transitions.next_observation - transitions.observation).astype(np.float64).std(0)
-    return np.where(std > 0, std, 1.0)
-
-
-def still_copy(transitions: Transitions) -> Transitions:
-    """The same transitions as told by "nothing moves": s′ = s, the mean reward, never a terminal."""
-    columns = transitions.columns()
-    columns["next_observation"] = transitions.observation
-    columns["reward"] = np.full_like(transitions.reward, transitions.reward.mean() if len(transitions) else 0.0)
-    columns["terminal"] = np.zeros_like(transitions.terminal)
-    return Transitions(**columns)  # type: ignore[arg-type]
 
 
 def held_out_rows_of_sources(imagined: Transitions, held_out: np.ndarray) -> np.ndarray:

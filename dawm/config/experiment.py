@@ -27,6 +27,12 @@ class AssessmentSettings:
     """Stage `assess`: synthetic transitions against the true simulator."""
 
     rows: int = setting("most transitions replayed per kind and horizon step", 1000, minimum=10)
+    best_action_rows: int = setting(
+        "transitions whose best action is searched in the simulator, 320 steps each: what is left there is the states' "
+        "error, the rest the action's; 0: none",
+        200,
+        minimum=0,
+    )
     seed: int = setting("seed of the drawn rows and of the bootstrap", 0, minimum=0)
 
 

@@ -1,0 +1,93 @@
+"""How far a set of transitions is from real ones as a set: marginals, correlations, and whether it is new."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+
+from dawm.data.transitions import Transitions
+from dawm.randomness import generator
+
+RESAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real transitions that others are compared with, standardised by their own mean and deviation.
+
+    known [n, d]: of the train split, for the distance to the nearest; unseen [m, d]: of held-out episodes; d columns
+    are state, action, reward and change of state.
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    known: np.ndarray
+    unseen: np.ndarray
+
+    @classmethod
+    def of(cls, train: Transitions, held_out: Transitions) -> Reference:
+        known, unseen = columns(train), columns(held_out)
+        deviation = known.std(0)
+        made = cls(known.mean(0), np.where(deviation > 0, deviation, 1.0), known, unseen)
+        return cls(made.mean, made.deviation, made.standardised(known), made.standardised(unseen))
+
+    def standardised(self, values: np.ndarray) -> np.ndarray:
+        return (values - self.mean) / self.deviation
+
+
+def columns(transitions: Transitions) -> np.ndarray:
+    """[n, 2 obs_dim + act_dim + 1] float64: s, a, r, s′ - s."""
+    change = transitions.next_observation - transitions.observation
+    parts = [transitions.observation, transitions.action, transitions.reward[:, None], change]
+    return np.concatenate(parts, axis=1).astype(np.float64)
+
+
+def compare(
+    transitions: Transitions, reference: Reference, seed: int
+) -> Iterator[tuple[str, float, float, float, int]]:
+    """(quantity, value, low, high, rows), with 95 % bootstrap intervals over the rows of `transitions`.
+
+    marginal_distance: mean over columns of the Wasserstein-1 distance to held-out real transitions, by quantiles;
+    correlation_distance: mean absolute difference of the pairwise rank correlations (Spearman) from theirs;
+    novelty: median distance to the nearest transition of the train split, see `nearest_distance`.
+    """
+    rows = reference.standardised(columns(transitions))
+    if len(rows) < 2:
+        return
+    nearest = nearest_distance(rows, reference.known)
+    marginals, correlations = quantiles(reference.unseen), rank_correlations(reference.unseen)
+    whole: dict[str, Callable[[np.ndarray], float]] = {
+        "marginal_distance": lambda drawn: float(np.abs(quantiles(rows[drawn]) - marginals).mean()),
+        "correlation_distance": lambda drawn: float(np.abs(rank_correlations(rows[drawn]) - correlations).mean()),
+        "novelty": lambda drawn: float(np.median(nearest[drawn])),
+    }
+    rng = generator(seed, "compare")
+    draws = [rng.integers(len(rows), size=len(rows)) for _ in range(RESAMPLES)]
+    for name, statistic in whole.items():
+        low, high = np.quantile([statistic(drawn) for drawn in draws], [0.025, 0.975])
+        yield name, statistic(np.arange(len(rows))), float(low), float(high), len(rows)
+
+
+def quantiles(rows: np.ndarray) -> np.ndarray:
+    """200 equally spaced quantiles of every column of [n, d], [200, d]: their mean distance is Wasserstein-1."""
+    return np.quantile(rows, (np.arange(200) + 0.5) / 200, axis=0)
+
+
+def rank_correlations(rows: np.ndarray) -> np.ndarray:
+    """Spearman's, of every two columns of [n, d], each pair once; 0 for a column that is constant."""
+    ranks = rankdata(rows, axis=0)
+    centred = ranks - ranks.mean(0)
+    length = np.sqrt((centred**2).sum(0))
+    scale = length[:, None] * length
+    matrix = (centred.T @ centred) / np.where(scale > 0, scale, 1.0)
+    return matrix[np.triu_indices(rows.shape[1], 1)]
+
+
+def nearest_distance(rows: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Root mean square over columns of the difference from the nearest of `known` [n, d], for each of rows [m, d]."""
+    to_all = torch.cdist(torch.from_numpy(rows), torch.from_numpy(known), compute_mode="donot_use_mm_for_euclid_dist")
+    return (to_all.amin(1) / rows.shape[1] ** 0.5).numpy()
