@@ -81,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--synthetic", type=Path, required=True, help="folder of synthetic transitions")
     made.add_argument("--name", default="dawm", help="the arm's name in the table")
+    command("fidelity", _fidelity, "set all recipes' assessments beside each other", "results", "settings")
     command("tables", _tables, "collect runs into tables/*.csv", "results", "settings")
     command("timings", _timings, "collect benchmark files into one table", "results", "settings", "output")
     command("figures", _figures, "draw all figures from the tables", "tables", "output")
@@ -252,6 +253,13 @@ def _assess(parsed: argparse.Namespace) -> None:
     settings = _settings(parsed, AssessmentSettings)
     _device(parsed)
     assess(parsed.dataset, parsed.synthetic, parsed.inverse_dynamics, settings, parsed.output, parsed.name)
+
+
+def _fidelity(parsed: argparse.Namespace) -> None:
+    from dawm.analysis.fidelity_page import write_fidelity
+    from dawm.config import Experiment
+
+    write_fidelity(parsed.results, _settings(parsed, Experiment))
 
 
 def _tables(parsed: argparse.Namespace) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dawm.config import Matrix
+from dawm.config import Experiment, Matrix
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Layout:
     def assessment(self, dataset: str, generator: str, seed: int | str) -> Path:
         return self.root / "assessments" / dataset / generator / f"seed-{seed}"
 
+    @property
+    def fidelity(self) -> Path:
+        """Of all recipes, beside each other."""
+        return self.root / "fidelity"
+
     def policy(self, run: Run) -> Path:
         return self.root / "policies" / run.slug
 
@@ -95,3 +101,8 @@ def synthetic_sets(matrix: Matrix) -> Iterator[tuple[str, str, int]]:
         for generator in matrix.generators():
             for seed in matrix.world_model_seeds:
                 yield dataset, generator, seed
+
+
+def all_synthetic_sets(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
+    """(data set, generator, world-model seed) of every recipe of the config, whether or not an arm needs it."""
+    yield from itertools.product(experiment.datasets, experiment.generators, experiment.world_model_seeds)

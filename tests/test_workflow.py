@@ -306,6 +306,7 @@ def test_recipes_run_beside_each_other_and_share_their_models(tmp_path: Path) ->
     joint = plain | {"world_model": plain["world_model"] | {"actions": "joint"}}
     config["generators"] = {"plain": plain, "corrected": corrected, "joint": joint}
     arms = {name: {"real_fraction": 0.5} for name in config["generators"]}
+    config["generators"]["idle"] = plain | {"synthesis": plain["synthesis"] | {"guidance": 2.0}}  # of no arm
     config["augmentations"] = arms | {"joint_only": {"real_fraction": 0, "generator": "joint"}}
     config["algorithms"] = {"td3_bc": config["algorithms"]["td3_bc"]}
     (folder / "recipes.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -327,3 +328,21 @@ def test_recipes_run_beside_each_other_and_share_their_models(tmp_path: Path) ->
     for name, inputs in (("plain", set()), ("corrected", {"forward_dynamics"})):
         sealed = open_sealed(results / "synthetic" / "hopper" / name / "seed-0", "synthetic")
         assert set(sealed.provenance["inputs"]) == {"dataset", "world_model", "inverse_dynamics"} | inputs
+
+    run = snakemake(folder, "--", "fidelity", config="recipes.yaml")
+    assert run.returncode == 0, run.stderr
+    assert made("synthetic") == ["corrected", "idle", "joint", "plain"] and made("world-models") == ["joint", "plain"]
+    page = open_sealed(results / "fidelity", "fidelity")
+    assert set(page.files) == {"fidelity.csv", "fidelity.md", "fidelity.png", "fidelity.pdf"}
+    lines = page.read("fidelity.md").decode().splitlines()
+    assert [line.split(" | ")[1] for line in lines[2:]] == [
+        "real, held out",
+        *("plain", "corrected", "joint", "idle"),
+        "nothing moves",
+    ]
+    table = pd.read_csv(results / "fidelity" / "fidelity.csv")
+    shared = table["augmentation"].isin(["plain", "corrected", "joint"])
+    pd.testing.assert_frame_equal(
+        table[shared].reset_index(drop=True),
+        fidelity[fidelity["augmentation"].isin(["plain", "corrected", "joint"])].reset_index(drop=True),
+    )

@@ -64,11 +64,11 @@ def summary_table(tables: Sealed) -> list[dict]:
 
 
 def fidelity_table(tables: Sealed) -> list[dict]:
-    """Errors and terminals by arm, averaged over horizon steps and world-model seeds."""
+    """Errors and terminals by arm, steps 2 and later together, averaged over world-model seeds."""
     if not (table := readable(tables, "fidelity.csv")):
         return []
     frame = pd.DataFrame(table)
-    frame = frame[~frame["quantity"].str.startswith("action_error")]
+    frame = frame[(frame["horizon_step"] == 0) & ~frame["quantity"].str.startswith("action_error")]
     rows = []
     for (dataset, arm), group in frame.groupby(["dataset", "augmentation"], sort=False):
         means = group.groupby("quantity")["value"].mean()
@@ -101,9 +101,9 @@ def picture(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(read_bytes(path)).decode()
 
 
-def number(value: float, digits: int = 1) -> str:
+def number(value: float | None, digits: int = 1) -> str:
     """A number for people: an en dash where there is none, powers of ten where it is tiny."""
-    if value != value:
+    if value is None or value != value:
         return "–"
     if value and abs(value) < 10**-digits / 2:
         mantissa, exponent = f"{value:.0e}".split("e")

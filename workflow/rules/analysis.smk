@@ -1,6 +1,32 @@
 # Tables, figures and report. Their own code is among their inputs, so that a change in it makes them again.
 
 
+rule fidelity:  # `snakemake fidelity`: how true every recipe's transitions are; trains no learner
+    input:
+        [seal_of(layout.assessment(*key)) for key in all_synthetic_sets(experiment)],
+        [seal_of(layout.dataset(name)) for name in experiment.datasets],
+        module("analysis/fidelity_page.py"),
+    output:
+        [inside(layout.fidelity, f"fidelity.{kind}") for kind in ("csv", "md", "png", "pdf")],
+        seal_of(layout.fidelity),
+    log:
+        inside(logs, "fidelity.log"),
+    benchmark:
+        inside(benchmarks, "fidelity.tsv")
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        settings=text(experiment),
+        folder=layout.root,
+    shell:
+        "exec python -m dawm fidelity --results {params.folder:q} --settings {params.settings:q} 2> {log:q}"
+
+
 rule tables:
     input:
         [seal_of(layout.policy(run)) for run in runs(matrix)],

@@ -1,0 +1,173 @@
+"""Stage `fidelity`: every recipe's transitions on every data set, as one table and one page of figures.
+
+Needs no learner: it is about the transitions alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from dawm.analysis.fidelity import REAL, STILL
+from dawm.analysis.figures import COLORS, GREY, STYLE, save
+from dawm.analysis.tables import assessed, check_scales, write_table
+from dawm.config import Experiment, as_mapping
+from dawm.data.files import only_writer, write_text
+from dawm.data.sealed import open_sealed, seal, unseal
+from dawm.layout import Layout, all_synthetic_sets
+
+COLUMNS = {
+    "state_error": "state error",
+    "state_error_at_best_action": "at the best action",
+    "state_error_of_action": "of the action",
+    "reward_error": "reward error",
+    "terminal_precision": "terminals: precision",
+    "terminal_recall": "recall",
+    "marginal_distance": "marginals",
+    "correlation_distance": "correlations",
+    "novelty": "novelty",
+}
+NAMES = {REAL: "real, held out", STILL: "nothing moves"}
+
+
+def write_fidelity(results: Path, experiment: Experiment) -> None:
+    """Writes `results`/fidelity: fidelity.csv (every number), fidelity.md (the table), fidelity.png, .pdf; sealed."""
+    layout = Layout(results)
+    check_scales({name: open_sealed(layout.dataset(name), "dataset") for name in experiment.datasets})
+    assessments = {key: open_sealed(layout.assessment(*key), "assessment") for key in all_synthetic_sets(experiment)}
+    table = assessed(assessments, "fidelity.csv")
+    colors = {name: COLORS[place % len(COLORS)] for place, name in enumerate(experiment.generators)}
+    with only_writer(layout.fidelity):
+        unseal(layout.fidelity)
+        write_table(layout.fidelity / "fidelity.csv", table)
+        write_text(layout.fidelity / "fidelity.md", markdown(table))
+        with plt.rc_context(STYLE):
+            figure = page(table, colors)
+            save(figure, layout.fidelity / "fidelity.png", {"Software": None})
+            save(figure, layout.fidelity / "fidelity.pdf", {"CreationDate": None, "Creator": None, "Producer": None})
+            plt.close(figure)
+        seal(
+            layout.fidelity,
+            "fidelity",
+            files=["fidelity.csv", "fidelity.md", "fidelity.png", "fidelity.pdf"],
+            settings=as_mapping(experiment),
+            inputs={f"{name}/{recipe}/seed-{seed}": sealed for (name, recipe, seed), sealed in assessments.items()},
+            metadata={"rows": len(table)},
+        )
+
+
+def pooled(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of fidelity.csv that belong to no single step, averaged over world-model seeds: one line for each data
+    set, arm and quantity, in the order of their first appearance."""
+    chosen = table[table["horizon_step"] == 0]
+    keys = ["dataset", "augmentation", "quantity"]
+    return chosen.groupby(keys, sort=False)[["value", "low", "high", "coverage"]].mean().reset_index()
+
+
+def arms_of(table: pd.DataFrame, dataset: str) -> list[str]:
+    """Real data first, then the generators, then "nothing moves"."""
+    found = table.loc[table["dataset"] == dataset, "augmentation"].unique()
+    return [REAL, *(arm for arm in found if arm not in NAMES), STILL]
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """One line for each data set and arm; the state error with its 95 % interval."""
+    lines = [
+        "| data set | transitions | coverage | " + " | ".join(COLUMNS.values()) + " |",
+        "|---|---|---:|" + "---:|" * len(COLUMNS),
+    ]
+    numbers = pooled(table).set_index(["dataset", "augmentation", "quantity"])
+    for dataset in table["dataset"].unique():
+        for arm in arms_of(table, dataset):
+            cells = [_cell(numbers, (dataset, arm, quantity), quantity == "state_error") for quantity in COLUMNS]
+            coverage = numbers.loc[(dataset, arm, "state_error"), "coverage"]
+            lines.append(f"| {dataset} | {NAMES.get(arm, arm)} | {coverage:.0%} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(numbers: pd.DataFrame, key: tuple[str, str, str], interval: bool) -> str:
+    if key not in numbers.index or np.isnan(numbers.loc[key, "value"]):
+        return "–"
+    row = numbers.loc[key]
+    if row["value"] and abs(row["value"]) < 5e-4:
+        return f"{row['value']:.0e}"
+    return f"{row['value']:.3f}" + (f" ({row['low']:.3f} to {row['high']:.3f})" if interval else "")
+
+
+def page(table: pd.DataFrame, colors: dict[str, str]) -> Figure:
+    """A row for each data set: error by horizon step, its two parts, distances from real data, novelty."""
+    datasets = list(table["dataset"].unique())
+    figure, grid = plt.subplots(
+        len(datasets),
+        4,
+        figsize=(15, 3.1 * len(datasets)),
+        squeeze=False,
+        layout="constrained",
+        width_ratios=[3, 2, 2, 2],
+    )
+    numbers = pooled(table)
+    for row, dataset in zip(grid, datasets, strict=True):
+        chosen = numbers[numbers["dataset"] == dataset]
+        by_horizon(row[0], table[table["dataset"] == dataset], colors)
+        row[0].set_title(dataset)
+        parts_of_error(row[1], chosen, colors)
+        row[1].set_title("where the error comes from")
+        beside_real(row[2], chosen, "correlation_distance", colors)
+        row[2].set_title("distance of the correlations")
+        beside_real(row[3], chosen, "novelty", colors)
+        row[3].set_title("novelty")
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def by_horizon(axes: Axes, table: pd.DataFrame, colors: dict[str, str]) -> None:
+    """Median state error with its interval at each step, on a logarithmic axis between floor and ceiling."""
+    chosen = table[table["quantity"] == "state_error"]
+    for arm, color in colors.items():
+        steps = chosen[(chosen["augmentation"] == arm) & (chosen["horizon_step"] > 0)]
+        means = steps.groupby("horizon_step")[["value", "low", "high"]].mean()
+        axes.fill_between(means.index, means["low"], means["high"], color=color, alpha=0.18, linewidth=0)
+        axes.plot(means.index, means["value"], "o-", color=color, markersize=4, label=arm)
+    ceiling = chosen.loc[chosen["augmentation"] == STILL, "value"].mean()
+    axes.axhline(ceiling, color=GREY, linestyle="--", linewidth=1.2, label="nothing moves")
+    axes.set(yscale="log", xlabel="horizon step", ylabel="state error (one-step changes)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def parts_of_error(axes: Axes, numbers: pd.DataFrame, colors: dict[str, str]) -> None:
+    """What no action could mend, and lighter, what the given action adds, for each generator."""
+    values = numbers.pivot(index="augmentation", columns="quantity", values="value")
+    start = np.zeros(len(colors))
+    for quantity, alpha in {"state_error_at_best_action": 1.0, "state_error_of_action": 0.4}.items():
+        if quantity not in values:
+            axes.text(0.5, 0.5, "not searched", ha="center", color=GREY, transform=axes.transAxes)
+            return
+        length = values.loc[list(colors), quantity].to_numpy()
+        axes.barh(range(len(colors)), length, left=start, color=list(colors.values()), alpha=alpha)
+        start = start + length
+    axes.set_yticks(range(len(colors)), list(colors))
+    axes.invert_yaxis()
+    axes.set_xlabel("median state error: states' part (dark), action's (light)")
+    axes.grid(axis="y", visible=False)
+
+
+def beside_real(axes: Axes, numbers: pd.DataFrame, quantity: str, colors: dict[str, str]) -> None:
+    """A quantity of each generator with its interval; dotted: of real held-out transitions."""
+    chosen = numbers[numbers["quantity"] == quantity].set_index("augmentation")
+    for place, (arm, color) in enumerate(colors.items()):
+        low, value, high = chosen.loc[arm, ["low", "value", "high"]]
+        axes.plot([low, high], [place, place], color=color, linewidth=5, alpha=0.35, solid_capstyle="butt")
+        axes.plot(value, place, "o", color=color, markersize=5)
+    axes.axvline(chosen.loc[REAL, "value"], color=GREY, linestyle=":", linewidth=1.4)
+    axes.set_yticks(range(len(colors)), list(colors))
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel("dotted: real, held out")
+    axes.grid(axis="y", visible=False)
