@@ -1,0 +1,254 @@
+"""What synthetic transitions cost: samplers, then the whole stage `synthesize`, in Hopper's dimensions.
+
+    python benchmarks/world_model.py                  # prints a table
+    python benchmarks/world_model.py --device cuda    # the samplers on a GPU, in seconds instead of CPU-seconds
+    python benchmarks/world_model.py --large          # also memory: one and five million transitions (minutes)
+
+Writes results/published/benchmarks/world_model-DEVICE.json. Where dawm is not installed, set PYTHONPATH=. first. Rates do not depend on weights, so the samplers' networks are untrained. Every sampler takes its turn in every round, so that a
+busy machine slows all of them alike; the median of the rounds is kept. FLOPs are counted by torch, two per multiply-add
+of matrix products and convolutions; the peak is the best of square float32 products on the same core or GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dawm.config import WorldModelSettings
+from dawm.world_model.model import WorldModel
+
+ROOT = Path(__file__).resolve().parents[1]
+PUBLISHED = ROOT / "results" / "published" / "benchmarks"
+OBSERVATION_DIM, ACTION_DIM, WINDOW = 11, 3, 8
+BLOCK = {"cpu": 256, "cuda": 65_536}
+ROUNDS = 7
+RECIPE = {
+    "world_model": {"diffusion_steps": 5, "hidden": 384, "blocks": 3, "gradient_steps": 500},
+    "inverse_dynamics": {"hidden": 512, "gradient_steps": 500},
+    "forward_dynamics": {"hidden": 384, "gradient_steps": 500},
+    "synthesis": {"sampling_steps": 3, "correction": {"mode": "correct", "terminals": "function"}},
+}  # config/pilot.yaml's `dawm`, trained just so long that windows do not end at once
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network and the way it is sampled from."""
+
+    denoiser: str
+    size: str
+    sampler: str
+    steps: int
+    guidance: float
+    settings: WorldModelSettings
+
+
+def cases() -> Iterator[Case]:
+    residual = {"128 × 3": (128, 3), "256 × 2": (256, 2), "384 × 3": (384, 3), "512 × 3": (512, 3)}
+    for size, (hidden, blocks) in residual.items():
+        settings = WorldModelSettings(window=WINDOW, diffusion_steps=5, hidden=hidden, blocks=blocks)
+        for guidance in (1.0, 1.2):
+            yield Case("residual", size, "ddpm", 3, guidance, settings)
+        if size == "384 × 3":
+            yield Case("residual", size, "ddpm", 5, 1.2, settings)
+            yield Case("residual", size, "ddim", 3, 1.2, settings)
+            edm = WorldModelSettings(window=WINDOW, preconditioning="edm", hidden=hidden, blocks=blocks)
+            yield Case("residual", size, "dpmpp_2m", 20, 1.2, edm)
+    for channels in ((32, 64), (64, 128)):
+        settings = WorldModelSettings(window=WINDOW, diffusion_steps=5, denoiser="unet", unet_channels=channels)
+        yield Case("unet", " / ".join(map(str, channels)), "ddpm", 3, 1.2, settings)
+
+
+# --- samplers -----------------------------------------------------------------------------------------------------
+
+
+def sampler_of(case: Case, device: str) -> Callable[[], None]:
+    """One block of windows, from starts that lie on the device."""
+    torch.manual_seed(0)
+    model = WorldModel(case.settings, OBSERVATION_DIM, ACTION_DIM).to(device).eval()
+    block = BLOCK[device]
+    state, action = torch.randn(block, OBSERVATION_DIM), torch.rand(block, ACTION_DIM)
+    noise = torch.randn(case.steps, block, WINDOW, model.channels).to(device)
+    given = (state.to(device), action.to(device), torch.ones(block, device=device), noise)
+
+    def sample() -> None:
+        model.sample(*given, sampler=case.sampler, guidance=case.guidance, temperature=0.5)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return sample
+
+
+def clock(device: str) -> float:
+    return time.perf_counter() if device == "cuda" else time.process_time()
+
+
+def matrix_peak(device: str) -> float:
+    """FLOP per second of the best square product."""
+    best = 0.0
+    for size in (256, 512, 1024) if device == "cpu" else (4096, 8192):
+        left, right = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+        for _ in range(5):
+            begun = clock(device)
+            for _ in range(4):
+                left @ right
+            if device == "cuda":
+                torch.cuda.synchronize()
+            best = max(best, 4 * 2 * size**3 / (clock(device) - begun))
+    return best
+
+
+def measure_samplers(device: str) -> list[dict[str, Any]]:
+    found, block = [*cases()], BLOCK[device]
+    samplers = [sampler_of(case, device) for case in found]
+    flops = []
+    for sample in samplers:
+        with FlopCounterMode(display=False) as counter:
+            sample()  # a warm-up too
+        flops.append(counter.get_total_flops() / (block * (WINDOW - 1)))
+    seconds: list[list[float]] = [[] for _ in found]
+    peaks = []
+    for _ in range(ROUNDS):
+        peaks.append(matrix_peak(device))
+        for times, sample in zip(seconds, samplers, strict=True):
+            begun = clock(device)
+            for _ in range(repeats := 4):
+                sample()
+            times.append((clock(device) - begun) / repeats)
+    peak = statistics.median(peaks)
+    rows = []
+    for case, cost, times in zip(found, flops, seconds, strict=True):
+        rate = block * (WINDOW - 1) / statistics.median(times)
+        facts = {key: value for key, value in asdict(case).items() if key != "settings"}
+        rows.append(
+            {
+                "what": "sampler",
+                **facts,
+                "preconditioning": case.settings.preconditioning,
+                "transitions_per_second": rate,
+                "flops_per_transition": cost,
+                "share_of_peak": rate * cost / peak,
+            }
+        )
+    return [*rows, {"what": "peak", "flops_per_second": peak}]
+
+
+# --- the whole stage ----------------------------------------------------------------------------------------------
+
+
+def dawm(*arguments: object) -> dict[str, float]:
+    """Runs a stage in a process of its own: its CPU-seconds with all imports and its largest memory."""
+    command = [sys.executable, "-m", "dawm", *map(str, arguments)]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
+    _, said = process.communicate()
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if process.returncode:
+        sys.exit(said.strip().splitlines()[-1])
+    return {"cpu_seconds": usage.ru_utime + usage.ru_stime, "largest_memory_mib": usage.ru_maxrss / 1024}
+
+
+def measure_stage(work: Path, sizes: list[int]) -> Iterator[dict[str, Any]]:
+    """`synthesize` from the models of config/pilot.yaml's default recipe, 500 gradient steps old."""
+    from dawm.config import ExportSettings
+    from dawm.data.export import export
+
+    data = work / "dataset"
+    export(ExportSettings(source="local/hopper-medium-replay", transitions=20_000), data)
+    for part in ("world-model", "inverse-dynamics", "forward-dynamics"):
+        settings = json.dumps(RECIPE[part.replace("-", "_")])
+        dawm(f"train-{part}", "--dataset", data, "--settings", settings, "--output", work / part)
+    for size in sizes:
+        trajectories = -(-size // (WINDOW - 1))
+        shards = max(1, size // 250_000)
+        settings = json.dumps(RECIPE["synthesis"] | {"trajectories": trajectories, "shards": shards})
+        output = work / f"synthetic-{size}"
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        options = ["--dataset", data, "--settings", settings, "--output", output]
+        for part in ("world-model", "inverse-dynamics", "forward-dynamics"):
+            options += [f"--{part}", work / part]
+        found = dawm("synthesize", *options)
+        rows = json.loads((output / "metadata.json").read_text())["rows"]
+        seconds = found["cpu_seconds"] - before.ru_utime - before.ru_stime
+        yield {
+            "what": "stage",
+            "transitions": rows,
+            "shards": shards,
+            "cpu_seconds": seconds,
+            "transitions_per_second": rows / seconds,
+            "largest_memory_mib": found["largest_memory_mib"],  # of this and all earlier processes
+        }
+
+
+# --- the run ------------------------------------------------------------------------------------------------------
+
+
+def table(rows: list[dict[str, Any]], unit: str) -> str:
+    lines = [
+        f"| denoiser | size | sampler | steps | ω | transitions per {unit} | FLOPs per transition | share of peak |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        if row["what"] == "sampler":
+            kind = f"{row['denoiser']}, EDM" if row["preconditioning"] == "edm" else row["denoiser"]
+            lines.append(
+                f"| {kind} | {row['size']} | {row['sampler']} | {row['steps']} | {row['guidance']} | "
+                f"{row['transitions_per_second']:,.0f} | {row['flops_per_transition']:,.0f} | "
+                f"{row['share_of_peak']:.0%} |"
+            )
+    for row in rows:
+        if row["what"] == "peak":
+            lines += ["", f"Matrix products: {row['flops_per_second'] / 1e9:,.0f} GFLOP per {unit}."]
+        elif row["what"] == "stage":
+            lines.append(
+                f"Whole stage: {row['transitions']:,} transitions in {row['shards']} shards, "
+                f"{row['transitions_per_second']:,.0f} per {unit}, at most {row['largest_memory_mib']:,.0f} MiB."
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--output", type=Path)
+    parsed = parser.parse_args()
+    torch.set_num_threads(1)
+    if parsed.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here")
+    rows = measure_samplers(parsed.device)
+    if parsed.device == "cpu":
+        with tempfile.TemporaryDirectory() as work:
+            rows += measure_stage(Path(work), [250_000, 1_000_000, 5_000_000] if parsed.large else [250_000])
+    machine = {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if parsed.device == "cuda" else None,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "numpy")},
+    }
+    output = parsed.output or PUBLISHED / f"world_model-{parsed.device}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    command = f"python benchmarks/world_model.py{' --large' if parsed.large else ''}"
+    command += " --device cuda" if parsed.device == "cuda" else ""
+    output.write_text(json.dumps({"command": command, "machine": machine, "rows": rows}, indent=1) + "\n")
+    print(table(rows, "CPU-second" if parsed.device == "cpu" else "second"))
+
+
+if __name__ == "__main__":
+    main()
