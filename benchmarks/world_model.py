@@ -4,9 +4,12 @@
     python benchmarks/world_model.py --device cuda    # the samplers on a GPU, in seconds instead of CPU-seconds
     python benchmarks/world_model.py --large          # also memory: one and five million transitions (minutes)
 
-Writes results/published/benchmarks/world_model-DEVICE.json. Where dawm is not installed, set PYTHONPATH=. first. Rates do not depend on weights, so the samplers' networks are untrained. Every sampler takes its turn in every round, so that a
-busy machine slows all of them alike; the median of the rounds is kept. FLOPs are counted by torch, two per multiply-add
-of matrix products and convolutions; the peak is the best of square float32 products on the same core or GPU.
+Writes results/published/benchmarks/world_model-DEVICE.json. Where dawm is not installed, set PYTHONPATH=. first.
+
+Rates do not depend on weights, so the samplers' networks are untrained. Every sampler takes its turn in every round, so
+that a busy machine slows all of them alike; the median of the rounds is kept. FLOPs are counted by torch, two per
+multiply-add of matrix products and convolutions; the peak is the best of square float32 products on the same core or
+GPU.
 """
 
 from __future__ import annotations

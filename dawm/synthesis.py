@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dawm.config import CorrectionSettings, SynthesisSettings, WorldModelSettings, as_mapping
+from dawm.config import CorrectionSettings, RequestSettings, SynthesisSettings, as_mapping
 from dawm.correction import Corrector, Steps, report
 from dawm.data.files import digest_of, only_writer, read_bytes
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
@@ -31,7 +31,7 @@ from dawm.data.transitions import (
     shard_identity,
     write_shard,
 )
-from dawm.data.windows import returns_to_go
+from dawm.data.windows import wanted_returns
 from dawm.errors import InputError
 from dawm.forward_dynamics import ForwardDynamics, load_forward_dynamics
 from dawm.inverse_dynamics import InverseDynamics, load_inverse_dynamics
@@ -106,7 +106,7 @@ def synthesize_shard(
             f"found {settings.sampling_steps}"
         )
     transitions = read_transitions(parts.data, states=False)
-    plan = Plan(parts.world_model.settings, settings, transitions)
+    plan = Plan(parts.world_model, settings, transitions)
     corrector = parts.corrector(settings, transitions)
     begin, end = shard_range(settings, shard)
     progress = Progress("synthesize", (end - begin) * BLOCK)
@@ -131,14 +131,26 @@ def shard_range(settings: SynthesisSettings, shard: int) -> tuple[int, int]:
 class Plan:
     """Where trajectories start and what return they ask for: by trajectory number."""
 
-    def __init__(self, model: WorldModelSettings, settings: SynthesisSettings, transitions: Transitions) -> None:
+    def __init__(self, model: WorldModel, settings: SynthesisSettings, transitions: Transitions) -> None:
         rows = len(transitions)
         rounds = -(-settings.trajectories // rows)
         orders = [generator(settings.seed, "starts", draw).permutation(rows) for draw in range(rounds)]
         self.source_row = np.concatenate(orders)[: settings.trajectories]  # every row once before any comes twice
         self.draw = np.arange(settings.trajectories) // rows
-        wanted = returns_to_go(transitions, model.discount, model.truncated_return)
-        self.return_to_go = settings.return_factor * wanted[self.source_row]
+        self.return_to_go = requested_returns(
+            settings.request, wanted_returns(transitions, model.settings), float(model.return_scale)
+        )[self.source_row]
+
+
+def requested_returns(request: RequestSettings, own: np.ndarray, scale: float) -> np.ndarray:
+    """What trajectories from each row are asked for, raw reward: own [n] (NaN: unknown, and not asked for by a factor)
+    are the rows' own returns-to-go, `scale` the one that the model sees as 1."""
+    if request.kind == "factor":
+        return request.amount * own
+    if request.kind == "quantile" and np.isnan(own).all():
+        raise InputError("request: expected data with a known return-to-go somewhere, to take a quantile of")
+    asked = np.nanquantile(own, request.amount) if request.kind == "quantile" else request.amount * scale
+    return np.full(len(own), asked)
 
 
 def synthesize_block(

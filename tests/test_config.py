@@ -215,7 +215,7 @@ def test_check_config_prints_a_config_that_means_the_same(path, tmp_path, capsys
     printed = capsys.readouterr().out
     (tmp_path / "printed.yaml").write_text(printed)
     assert load_experiment(tmp_path / "printed.yaml") == load_experiment(path)
-    assert yaml.safe_load(printed)["assessment"] == {"rows": 1000, "seed": 0}  # a default, spelled out
+    assert yaml.safe_load(printed)["assessment"] == {"rows": 1000, "best_action_rows": 200, "seed": 0}  # a default, spelled out
 
 
 # --- what is refused --------------------------------------------------------------------------------------------
@@ -347,8 +347,8 @@ def test_name_that_yaml_does_not_read_as_text_is_refused(refused, key, name):
         ("augmentations.dawm.real_fraction", math.nan),
         ("generators.dawm.world_model.learning_rate", math.inf),
         ("generators.dawm.world_model.return_scales.hopper", math.nan),
-        ("generators.dawm.synthesis.return_factor", -math.inf),
-        ("generators.dawm.synthesis.return_factor", 10**400),  # no float is that large
+        ("generators.dawm.synthesis.request.amount", -math.inf),
+        ("generators.dawm.synthesis.request.amount", 10**400),  # no float is that large
     ],
     ids=lambda value: str(value)[:40],
 )

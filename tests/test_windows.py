@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from dawm.config import WorldModelSettings
 from dawm.data.normalizers import ActionScaler, MinMaxScaler, Standardizer
 from dawm.data.transitions import Transitions
-from dawm.data.windows import Windows, returns_to_go
+from dawm.data.windows import Windows, returns_of_steps, returns_to_go, wanted_returns
 
 LENGTHS, ENDS = (5, 8, 1, 3, 2, 6), ("terminal", "timeout", "terminal", "terminal", "timeout", "timeout")
 
@@ -100,6 +101,27 @@ def test_average_reward_tail_goes_on_after_a_timeout_and_not_after_a_terminal(di
             for k in range(left, left + 400):  # 0.9^400 is nothing
                 expected[t] += discount**k * mean
     np.testing.assert_allclose(returns_to_go(data, discount, "average_reward_tail"), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 20])
+@pytest.mark.parametrize("discount", [0.5, 1.0])
+def test_returns_of_some_steps_end_with_them_or_a_terminal_and_are_unknown_before_a_timeout(
+    steps: int, discount: float
+) -> None:
+    data = toy()
+    found, left, cut = returns_of_steps(data, discount, steps), rows_to_the_end(data), ends_by_timeout(data)
+    for t in range(len(data)):
+        inside = range(min(steps, left[t]))
+        expected = np.nan if cut[t] and left[t] < steps else sum(discount**k * data.reward[t + k] for k in inside)
+        np.testing.assert_allclose(found[t], expected, rtol=1e-5)
+
+
+def test_the_condition_follows_the_settings() -> None:
+    data = toy()
+    episode = WorldModelSettings(window=3, discount=0.9)
+    window = WorldModelSettings(window=3, discount=0.9, return_horizon="window")
+    np.testing.assert_array_equal(wanted_returns(data, episode), returns_to_go(data, 0.9))
+    np.testing.assert_array_equal(wanted_returns(data, window), returns_of_steps(data, 0.9, 2))
 
 
 def test_returns_to_go_of_collected_data_agree_with_the_definition(transitions: Transitions) -> None:

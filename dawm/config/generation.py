@@ -55,6 +55,9 @@ class WorldModelSettings:
         dict,
         values={"exclusiveMinimum": 0},
     )
+    return_horizon: Literal["episode", "window"] = setting(
+        "the return-to-go goes to the episode's end, or over the window's T - 1 rewards", "episode"
+    )
     truncated_return: Literal["drop", "average_reward_tail"] = setting(
         "return-to-go where a timeout cut its future off: no condition there, or the episode's mean reward goes on",
         "drop",
@@ -180,6 +183,22 @@ class CorrectionSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RequestSettings:
+    """The return-to-go that synthetic trajectories are asked for."""
+
+    kind: Literal["factor", "quantile", "value"] = setting(
+        "`factor`: a multiple of the start's own; `quantile`: of the data's, the same for all; `value`: a multiple of "
+        "the return that is 1 to the model (see `return_scales`), the same for all",
+        "factor",
+    )
+    amount: float = setting("the multiple, or which quantile", 1.1)
+
+    def __post_init__(self) -> None:
+        if self.kind == "quantile" and not 0 <= self.amount <= 1:
+            raise InputError(f"amount: expected a quantile from 0 to 1, found {self.amount}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SynthesisSettings:
     """Stage `synthesize`: trajectories sampled from real (s, a), completed by the inverse dynamics."""
 
@@ -195,7 +214,7 @@ class SynthesisSettings:
     sigma_min: float = setting("σ_min, least noise level of EDM's sampling", 0.002, exclusiveMinimum=0)
     sigma_max: float = setting("σ_max, largest noise level of EDM's sampling", 80.0, exclusiveMinimum=0)
     rho: float = setting("ρ of EDM's sampling: the larger, the more of its levels are small", 7.0, minimum=1)
-    return_factor: float = setting("requested return-to-go as a multiple of the real one", 1.1)
+    request: RequestSettings = setting("the return-to-go that is asked for", RequestSettings)
     seed: int = setting("seed of the drawn starts and of the noise", 0, minimum=0)
     correction: CorrectionSettings = setting("what happens to them before they are written", CorrectionSettings)
 

@@ -8,11 +8,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dawm.config import WorldModelSettings
 from dawm.data.cdf_normalizer import CDFNormalizer
 from dawm.data.normalizers import ActionScaler, MinMaxScaler, Standardizer
 from dawm.data.transitions import Transitions
 
 UNKNOWN_SHARE = 0.1  # a return-to-go that lacks γ^k > 0.1 of its weight to a cut is no condition
+
+
+def wanted_returns(transitions: Transitions, settings: WorldModelSettings) -> np.ndarray:
+    """The return-to-go that a model is conditioned on at every row, float32 [n], raw reward, NaN where unknown."""
+    if settings.return_horizon == "window":
+        return returns_of_steps(transitions, settings.discount, settings.window - 1)
+    return returns_to_go(transitions, settings.discount, settings.truncated_return)
+
+
+def returns_of_steps(transitions: Transitions, discount: float, steps: int) -> np.ndarray:
+    """g_t = Σ_{k<n} γ^k r_{t+k} of n steps (Ding et al. 2024, alg. 17), float32 [n], raw reward.
+
+    Nothing is earned after a terminal; NaN where a timeout comes before.
+    """
+    ends = np.flatnonzero(transitions.terminal | transitions.timeout)
+    last = ends[transitions.episode]
+    row = np.arange(len(last))
+    result = np.zeros(len(last))
+    for step in range(steps):
+        inside = row + step <= last
+        result[inside] += discount**step * transitions.reward[(row + step)[inside]]
+    result[(row + steps - 1 > last) & ~transitions.terminal[last]] = np.nan
+    return result.astype(np.float32)
 
 
 def returns_to_go(transitions: Transitions, discount: float, truncated: str = "drop") -> np.ndarray:

@@ -14,7 +14,7 @@ from dawm.data.normalizers import ActionScaler, MinMaxScaler
 from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.data.weights import load_weights
-from dawm.data.windows import WindowBatch, Windows, returns_to_go
+from dawm.data.windows import WindowBatch, Windows, wanted_returns
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.randomness import derived_seed, generator
@@ -117,7 +117,7 @@ def fit_normalizers(
     model.rewards = MinMaxScaler.fit(torch.from_numpy(seen.reward))
     task = task_of_metadata(data.metadata)
     model.actions = ActionScaler.between(task.action_low, task.action_high)
-    wanted = returns_to_go(transitions, settings.discount, settings.truncated_return)
+    wanted = wanted_returns(transitions, settings)
     largest = float(np.nanmax(np.abs(wanted[~held_out]), initial=0.0)) or 1.0
     model.return_scale = torch.tensor(settings.return_scales.get(task.family.lower(), largest))
 
