@@ -215,7 +215,8 @@ def test_check_config_prints_a_config_that_means_the_same(path, tmp_path, capsys
     printed = capsys.readouterr().out
     (tmp_path / "printed.yaml").write_text(printed)
     assert load_experiment(tmp_path / "printed.yaml") == load_experiment(path)
-    assert yaml.safe_load(printed)["assessment"] == {"rows": 1000, "best_action_rows": 200, "seed": 0}  # a default, spelled out
+    defaults = {"rows": 1000, "best_action_rows": 200, "seed": 0}  # spelled out
+    assert yaml.safe_load(printed)["assessment"] == defaults
 
 
 # --- what is refused --------------------------------------------------------------------------------------------
