@@ -60,13 +60,19 @@ def parser() -> argparse.ArgumentParser:
     command("train-world-model", _train_world_model, "train the diffusion world model", *models)
     command("train-inverse-dynamics", _train_inverse_dynamics, "train a = f(s, s')", *models)
     command("train-forward-dynamics", _train_forward_dynamics, "train s', r = f(s, a)", *models)
+    command("train-cloned-policy", _train_cloned_policy, "train a ~ π(s) for a one-step model's rollouts", *models)
     made = command(
         "synthesize",
         _synthesize,
         "sample synthetic transitions; without --shard and --seal: all shards, then the seal",
-        *("dataset", "world-model", "inverse-dynamics", "settings", "output"),
+        *("dataset", "inverse-dynamics", "settings", "output"),
     )
-    made.add_argument("--forward-dynamics", type=Path, help="folder of a trained forward model that corrects, filters")
+    maker = made.add_mutually_exclusive_group(required=True)
+    maker.add_argument("--world-model", type=Path, help="folder of a trained world model")
+    maker.add_argument("--cloned-policy", type=Path, help="folder of a cloned policy that acts in the forward model")
+    made.add_argument(
+        "--forward-dynamics", type=Path, help="folder of a trained forward model that corrects, filters, is rolled out"
+    )
     made.add_argument("--shard", type=int, help="only this shard, from 0")
     made.add_argument("--seal", action="store_true", help="only seal the shards that are there")
     made = command("train-policy", _train_policy, "train TD3+BC or IQL on real and synthetic transitions", *models)
@@ -121,8 +127,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "default": 0},
     "device": {"default": "auto", "help": "cpu, cuda, or auto: cuda where there is one"},
     "dataset": {"type": Path, "required": True, "help": "folder of a sealed data set"},
-    "world-model": {"type": Path, "required": True, "help": "folder of a trained world model"},
-    "inverse-dynamics": {"type": Path, "required": True, "help": "folder of a trained inverse dynamics model"},
+    "inverse-dynamics": {"type": Path, "help": "folder of a trained inverse dynamics model, where one infers actions"},
     "results": {"type": Path, "required": True, "help": "folder results/<experiment>"},
     "tables": {"type": Path, "required": True, "help": "folder of sealed tables"},
 }
@@ -214,18 +219,48 @@ def _train_forward_dynamics(parsed: argparse.Namespace) -> None:
     train_forward_dynamics(parsed.dataset, settings, parsed.output, parsed.seed, _device(parsed))
 
 
+def _train_cloned_policy(parsed: argparse.Namespace) -> None:
+    from dawm.cloned_policy import train_cloned_policy
+    from dawm.config import ClonedPolicySettings
+
+    settings = _settings(parsed, ClonedPolicySettings)
+    train_cloned_policy(parsed.dataset, settings, parsed.output, parsed.seed, _device(parsed))
+
+
 def _synthesize(parsed: argparse.Namespace) -> None:
     from dawm.config import SynthesisSettings
-    from dawm.synthesis import seal_synthetic, synthesize_shard
 
     settings = _settings(parsed, SynthesisSettings)
     _device(parsed)
-    inputs = (parsed.dataset, parsed.world_model, parsed.inverse_dynamics, settings, parsed.output)
+    write, seal = _rollouts(parsed, settings) if parsed.cloned_policy else _samples(parsed, settings)
     if not parsed.seal:
         for shard in range(settings.shards) if parsed.shard is None else [parsed.shard]:
-            synthesize_shard(*inputs, shard, parsed.forward_dynamics)
+            write(shard)
     if parsed.seal or parsed.shard is None:
-        seal_synthetic(*inputs, parsed.forward_dynamics)
+        seal()
+
+
+def _samples(parsed: argparse.Namespace, settings: Any) -> tuple[Callable[[int], None], Callable[[], None]]:
+    """Of a diffusion world model: what writes a shard, and what seals them."""
+    from dawm.synthesis import seal_synthetic, synthesize_shard
+
+    inputs = (parsed.dataset, parsed.world_model, parsed.inverse_dynamics, settings, parsed.output)
+    return (
+        lambda shard: synthesize_shard(*inputs, shard, parsed.forward_dynamics),
+        lambda: seal_synthetic(*inputs, parsed.forward_dynamics),
+    )
+
+
+def _rollouts(parsed: argparse.Namespace, settings: Any) -> tuple[Callable[[int], None], Callable[[], None]]:
+    """The same of a one-step model."""
+    from dawm.rollouts import roll_out_shard, seal_rollouts
+
+    if parsed.forward_dynamics is None:
+        raise InputError("--forward-dynamics: expected a forward model for the cloned policy to act in, found none")
+    if parsed.inverse_dynamics is not None:
+        raise InputError("--inverse-dynamics: expected none with --cloned-policy, whose actions need no inferring")
+    inputs = (parsed.dataset, parsed.forward_dynamics, parsed.cloned_policy, settings, parsed.output)
+    return lambda shard: roll_out_shard(*inputs, shard), lambda: seal_rollouts(*inputs)
 
 
 def _train_policy(parsed: argparse.Namespace) -> None:

@@ -71,10 +71,10 @@ def with_terminals(steps: Steps, terminals: str, task: Task) -> Steps:
 
 
 def score(
-    name: str, forward: ForwardDynamics | None, inverse: InverseDynamics, s: Tensor, a: Tensor, successor: Tensor
+    name: str, forward: ForwardDynamics | None, inverse: InverseDynamics | None, s: Tensor, a: Tensor, successor: Tensor
 ) -> Tensor:
     """One of CorrectionSettings' scores for transitions [..., dim], as [...]; see there for the units."""
-    if name == "action_disagreement":
+    if name == "action_disagreement" and inverse is not None:
         return inverse.disagreement(s, successor).mean(-1)
     if forward is None:
         raise InputError(f"correction.{name}: needs a forward dynamics model, found none; give --forward-dynamics")
@@ -111,7 +111,7 @@ class Corrector:
 
     settings: CorrectionSettings
     forward: ForwardDynamics | None
-    inverse: InverseDynamics
+    inverse: InverseDynamics | None
     task: Task
     thresholds: Mapping[str, float]
     low: Tensor | None = None
@@ -124,7 +124,7 @@ class Corrector:
         data: Sealed,
         transitions: Transitions,
         forward: ForwardDynamics | None,
-        inverse: InverseDynamics,
+        inverse: InverseDynamics | None,
     ) -> Corrector:
         """Thresholds from the data set's real rows; the same for every shard."""
         task = task_of_metadata(data.metadata)
@@ -167,13 +167,19 @@ class Corrector:
         return steps, stay, tally
 
 
-def refuse(settings: CorrectionSettings, forward: ForwardDynamics | None, inverse: InverseDynamics, task: Task) -> None:
+def refuse(
+    settings: CorrectionSettings, forward: ForwardDynamics | None, inverse: InverseDynamics | None, task: Task
+) -> None:
     """InputError for settings that these models and this task cannot serve."""
     if settings.needs_forward_dynamics and forward is None:
         reason = "mode" if settings.corrects else "residual" if settings.residual else "forward_disagreement"
         raise InputError(f"correction.{reason}: needs a forward dynamics model, found none; give --forward-dynamics")
     if forward is not None and not settings.needs_forward_dynamics:
         raise InputError("--forward-dynamics: expected only with a correction that uses it, found one without use")
+    if inverse is None and "action_disagreement" in settings.thresholds:
+        raise InputError(
+            "correction.action_disagreement: needs an inverse dynamics model, found none; give --inverse-dynamics"
+        )
     ensembles = {"forward_disagreement": forward, "action_disagreement": inverse}
     for name, model in ensembles.items():
         if name in settings.thresholds and model is not None and model.members < 2:

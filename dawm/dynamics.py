@@ -1,4 +1,4 @@
-"""What the inverse and the forward dynamics model share: real pairs (s, a, r, s′), split by episode, and training."""
+"""What the models of single transitions share: real pairs (s, a, r, s′), split by episode, and training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dawm.config import ForwardDynamicsSettings, InverseDynamicsSettings, as_mapping
+from dawm.config import ClonedPolicySettings, ForwardDynamicsSettings, InverseDynamicsSettings, as_mapping
 from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.environments.tasks import Task, task_of_metadata
@@ -91,7 +91,7 @@ def train_on_pairs(
     kind: str,
     model: nn.Module,
     pairs: SplitPairs,
-    settings: InverseDynamicsSettings | ForwardDynamicsSettings,
+    settings: InverseDynamicsSettings | ForwardDynamicsSettings | ClonedPolicySettings,
     output: Path,
     seed: int,
     device: str,
@@ -103,6 +103,7 @@ def train_on_pairs(
 
     The gradient is that of the members' sum, so that each member learns as if it were alone.
     """
+    members = 1 if isinstance(settings, ClonedPolicySettings) else settings.members
     optimizer = adam(model.parameters(), settings.learning_rate)
     rng = generator(seed, kind, "held-out")
     judged = pairs.tested.take(rng.permutation(len(pairs.tested))[:HELD_OUT_PAIRS])
@@ -113,7 +114,7 @@ def train_on_pairs(
         torch.manual_seed(derived_seed(seed, kind, "dropout", step))
         mean = loss(pairs.seen.take(rows), step)
         optimizer.zero_grad(set_to_none=True)
-        (settings.members * mean).backward()
+        (members * mean).backward()
         optimizer.step()
         return {"loss": mean}
 

@@ -14,6 +14,8 @@ from dawm.data.weights import load_weights
 from dawm.dynamics import WEIGHTS, Pairs, SplitPairs, evaluated, train_on_pairs
 from dawm.ensembles import mlp_ensemble, spread
 from dawm.environments.tasks import VELOCITY_CLIP, Task
+from dawm.errors import InputError
+from dawm.gaussians import bounded_log_std, negative_log_likelihood
 from dawm.randomness import derived_seed
 
 KIND = "forward-dynamics"
@@ -22,8 +24,9 @@ KIND = "forward-dynamics"
 class ForwardDynamics(nn.Module):
     """MLPs on the standardised state and the scaled action, for the standardised change s′ - s and the reward.
 
-    The change as target and the ensemble follow MOPO (Yu et al. 2020, §5; there Gaussian, with the largest spread as
-    penalty); here the members' mean corrects, and it is trained on the absolute error.
+    The change as target and the ensemble follow MOPO (Yu et al. 2020, §5). To correct, the members' mean counts,
+    trained on the absolute error. To be rolled out (`sample`), members are Gaussian with a second network for the
+    deviations, trained by likelihood (as DWM's one-step baseline; Ding et al. 2024).
     """
 
     low: Tensor
@@ -38,19 +41,51 @@ class ForwardDynamics(nn.Module):
         self.actions = ActionScaler(action_dim)
         self.register_buffer("low", torch.full((observation_dim,), -torch.inf))  # what observations are clipped to
         self.register_buffer("high", torch.full((observation_dim,), torch.inf))
-        self.network = mlp_ensemble(
-            settings.members, observation_dim + action_dim, settings.hidden, settings.layers, observation_dim + 1
+        inputs, outputs = observation_dim + action_dim, observation_dim + 1
+        self.network = mlp_ensemble(settings.members, inputs, settings.hidden, settings.layers, outputs)
+        self.deviations = (
+            mlp_ensemble(settings.members, inputs, settings.hidden, settings.layers, outputs)
+            if settings.loss == "likelihood"
+            else None
         )
 
     def forward(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """observation [..., obs_dim], action [..., act_dim] → next observation [..., obs_dim] and reward [...]; raw."""
-        proposed = self.propose(observation, action).mean(0)
+        return self.decode(observation, self.propose(observation, action).mean(0))
+
+    def decode(self, observation: Tensor, proposed: Tensor) -> tuple[Tensor, Tensor]:
+        """Next observation [..., obs_dim] and reward [...], raw, of a standardised change and reward."""
         successor = observation + self.changes.decode(proposed[..., :-1])
         return torch.clamp(successor, self.low, self.high), self.rewards.decode(proposed[..., -1:]).squeeze(-1)
 
+    def encode(self, observation: Tensor, action: Tensor) -> Tensor:
+        """What the networks see, [..., obs_dim + act_dim]."""
+        return torch.cat([self.states.encode(observation), self.actions.encode(action)], dim=-1)
+
     def propose(self, observation: Tensor, action: Tensor) -> Tensor:
-        """Every member's change and reward, standardised, as the loss sees them: [members, ..., obs_dim + 1]."""
-        return self.network(torch.cat([self.states.encode(observation), self.actions.encode(action)], dim=-1))
+        """Every member's (mean) change and reward, standardised, as the loss sees them: [members, ..., obs_dim + 1]."""
+        return self.network(self.encode(observation, action))
+
+    def distribution(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Means as `propose` has them and log σ, [members, ..., obs_dim + 1] each; of a model trained by likelihood."""
+        if self.deviations is None:
+            raise InputError("forward_dynamics.loss: expected 'likelihood' to sample successors, found 'absolute'")
+        encoded = self.encode(observation, action)
+        return self.network(encoded), bounded_log_std(self.deviations(encoded))
+
+    def sample(self, observation: Tensor, action: Tensor, member: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """s′ and r as the Gaussian of one member each draws them.
+
+        observation [B, obs_dim], action [B, act_dim], raw; member [B], whole numbers; noise [B, obs_dim + 1], standard
+        normal. Returns next observation [B, obs_dim] and reward [B], raw.
+        """
+        mean, log_std = self.distribution(observation, action)
+        rows = torch.arange(len(observation), device=observation.device)
+        return self.decode(observation, mean[member, rows] + log_std[member, rows].exp() * noise)
+
+    def target(self, pairs: Pairs) -> Tensor:
+        """The true change and reward, standardised, [n, obs_dim + 1]."""
+        return torch.cat([self.changes.encode(pairs.change), self.rewards.encode(pairs.reward[:, None])], dim=-1)
 
     def disagreement(self, observation: Tensor, action: Tensor) -> Tensor:
         """Standard deviation of the members' successors in units of the one-step change, mean over dimensions, [...]"""
@@ -77,7 +112,9 @@ def train_forward_dynamics(
     model.to(device)
 
     def loss(batch: Pairs, step: int) -> Tensor:
-        target = torch.cat([model.changes.encode(batch.change), model.rewards.encode(batch.reward[:, None])], dim=-1)
+        target = model.target(batch)
+        if settings.loss == "likelihood":
+            return negative_log_likelihood(target, *model.distribution(batch.observation, batch.action)).mean()
         proposed = model.propose(batch.observation, batch.action)
         return nn.functional.l1_loss(proposed, target.expand_as(proposed))
 
@@ -104,15 +141,23 @@ def observable_range(task: Task, observation_dim: int) -> tuple[Tensor, Tensor]:
 
 def forward_errors(model: ForwardDynamics, pairs: Pairs) -> dict[str, float]:
     """State error in units of the data's one-step change (mean over dimensions; mean and median over pairs), the same
-    for "nothing moves", and the absolute reward error."""
+    for "nothing moves", and the absolute reward error; of Gaussian members the mean negative log-likelihood per
+    standardised dimension."""
     successor, reward = evaluated(model, pairs.observation, pairs.action)
     error = ((successor - pairs.next_observation).abs() / model.changes.std).mean(-1)
-    return {
+    found = {
         "state_error": float(error.mean()),
         "state_error_median": float(error.median()),
         "state_error_nothing_moves": float((pairs.change.abs() / model.changes.std).mean()),
         "reward_error": float((reward - pairs.reward).abs().mean()),
     }
+    if model.deviations is not None:
+        with torch.inference_mode():
+            likelihood = negative_log_likelihood(
+                model.target(pairs), *model.distribution(pairs.observation, pairs.action)
+            )
+        found["negative_log_likelihood"] = float(likelihood.mean())
+    return found
 
 
 def load_forward_dynamics(folder: Path) -> tuple[ForwardDynamics, Sealed]:

@@ -54,6 +54,9 @@ class Layout:
     def forward_dynamics(self, dataset: str, generator: str, seed: int | str) -> Path:
         return self.root / "forward-dynamics" / dataset / generator / f"seed-{seed}"
 
+    def cloned_policy(self, dataset: str, generator: str, seed: int | str) -> Path:
+        return self.root / "cloned-policies" / dataset / generator / f"seed-{seed}"
+
     def synthetic(self, dataset: str, generator: str, seed: int | str) -> Path:
         return self.root / "synthetic" / dataset / generator / f"seed-{seed}"
 

@@ -20,6 +20,7 @@ from dawm.config import (
     AssessmentSettings,
     AugmentationSettings,
     BoundSettings,
+    ClonedPolicySettings,
     CorrectionSettings,
     EnvironmentSettings,
     Experiment,
@@ -50,6 +51,8 @@ STAGES = [
     ExportSettings,
     WorldModelSettings,
     InverseDynamicsSettings,
+    ForwardDynamicsSettings,
+    ClonedPolicySettings,
     SynthesisSettings,
     TD3BCSettings,
     IQLSettings,
@@ -187,6 +190,82 @@ def test_forward_model_belongs_to_recipes_that_use_it(refused, recipe, expected,
     message = refused(changed("generators.dawm", recipe))
     assert message.startswith(f"generators.dawm.forward_dynamics: expected {expected} for synthesis.correction.mode ")
     assert message.endswith(f"found {found}")
+
+
+ONE_STEP = {
+    "world_model": None,
+    "inverse_dynamics": None,
+    "forward_dynamics": {"loss": "likelihood"},
+    "cloned_policy": {},
+    "synthesis": {"horizon": 7, "correction": {"terminals": "function"}},
+}
+WITHOUT_WORLD_MODEL = "where world_model is null"
+
+
+def test_one_step_recipe_is_read_and_shares_no_model_with_a_diffusion():
+    experiment = read(Experiment, changed("generators", {"dawm": {}, "one_step": ONE_STEP}), "here")
+    recipe = experiment.generators["one_step"]
+    assert recipe.world_model is None and recipe.inverse_dynamics is None and recipe.synthesis.horizon == 7
+    assert (
+        experiment.owner("one_step", "cloned_policy") == experiment.owner("one_step", "forward_dynamics") == "one_step"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"inverse_dynamics": {}}, f"inverse_dynamics: expected null {WITHOUT_WORLD_MODEL}, found settings"),
+        ({"cloned_policy": None}, f"cloned_policy: expected settings {WITHOUT_WORLD_MODEL}, found null"),
+        ({"forward_dynamics": None}, f"forward_dynamics.loss: expected 'likelihood' {WITHOUT_WORLD_MODEL}, found null"),
+        (
+            {"forward_dynamics": {}},
+            f"forward_dynamics.loss: expected 'likelihood' {WITHOUT_WORLD_MODEL}, found absolute",
+        ),
+        (
+            {"synthesis": {"correction": {"terminals": "function"}}},
+            f"synthesis.horizon: expected a length {WITHOUT_WORLD_MODEL}, found null",
+        ),
+        (
+            {"synthesis": {"horizon": 7}},
+            f"synthesis.correction.terminals: expected 'function' {WITHOUT_WORLD_MODEL}, since a one-step model learns "
+            "no terminals, found 'learned'",
+        ),
+        (
+            {"synthesis": ONE_STEP["synthesis"] | {"guidance": 2.0}},
+            f"synthesis.guidance: is the diffusion's, expected no such key {WITHOUT_WORLD_MODEL}",
+        ),
+        (
+            {"synthesis": ONE_STEP["synthesis"] | {"request": {"amount": 2.0}}},
+            f"synthesis.request: is the diffusion's, expected no such key {WITHOUT_WORLD_MODEL}",
+        ),
+        ({"world_model": {}}, "cloned_policy: expected null with a world_model, or world_model: null, found both"),
+        (
+            {"world_model": {}, "cloned_policy": None, "inverse_dynamics": {}},
+            "synthesis.horizon: expected null with a world_model, whose window (8) tells it, found 7",
+        ),
+        (
+            {"world_model": {}, "cloned_policy": None, "forward_dynamics": None, "synthesis": {}},
+            "inverse_dynamics: expected settings for world_model.actions 'inferred', found null",
+        ),
+        (
+            {
+                "synthesis": {
+                    "horizon": 7,
+                    "correction": {"mode": "filter", "action_disagreement": {"value": 1}, "terminals": "function"},
+                }
+            },
+            "inverse_dynamics: expected settings for correction.action_disagreement, found null",
+        ),
+    ],
+)
+def test_contradictory_recipe_is_refused(refused, change, sentence):
+    assert refused(changed("generators.dawm", ONE_STEP | change)) == f"generators.dawm.{sentence}"
+
+
+def test_joint_recipe_needs_no_inverse_dynamics():
+    recipe = {"world_model": {"actions": "joint"}, "inverse_dynamics": None}
+    experiment = read(Experiment, changed("generators.dawm", recipe), "here")
+    assert experiment.generators["dawm"].inverse_dynamics is None
 
 
 def test_arm_of_an_unknown_generator_is_refused(refused):
@@ -508,6 +587,7 @@ def test_table_of_keys_holds_every_key_of_every_section(documents):
         "generators.NAME.world_model": WorldModelSettings,
         "generators.NAME.inverse_dynamics": InverseDynamicsSettings,
         "generators.NAME.forward_dynamics": ForwardDynamicsSettings,
+        "generators.NAME.cloned_policy": ClonedPolicySettings,
         "generators.NAME.synthesis": SynthesisSettings,
         "generators.NAME.synthesis.correction": CorrectionSettings,
         "generators.NAME.synthesis.correction.residual, forward_disagreement, action_disagreement": ThresholdSettings,

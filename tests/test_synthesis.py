@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from dawm.blocks import BLOCK
 from dawm.config import InverseDynamicsSettings, RequestSettings, SynthesisSettings
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import Transitions, concatenate, parse_shard, read_transitions
@@ -17,7 +18,6 @@ from dawm.errors import InputError
 from dawm.inverse_dynamics import load_inverse_dynamics, train_inverse_dynamics
 from dawm.layout import shard_name
 from dawm.synthesis import (
-    BLOCK,
     Parts,
     Plan,
     complete,

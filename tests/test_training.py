@@ -14,19 +14,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import dawm.cloned_policy
 import dawm.forward_dynamics
 import dawm.inverse_dynamics
 import dawm.offline_rl.training
 import dawm.training
 import dawm.world_model.training
-from dawm.config import ForwardDynamicsSettings, InverseDynamicsSettings, IQLSettings, TD3BCSettings, WorldModelSettings
+from dawm.config import (
+    ClonedPolicySettings,
+    ForwardDynamicsSettings,
+    InverseDynamicsSettings,
+    IQLSettings,
+    TD3BCSettings,
+    WorldModelSettings,
+)
 from dawm.randomness import derived_seed, generator
 from dawm.training import CHECKPOINT, State, adam, average_into, cosine_rate, ema_rate, train
 
 STEPS, CHECKPOINT_EVERY, KILLED_AT = 30, 10, 17
 STAGES = (
     *("world_model", "unet_world_model", "inverse_dynamics", "inverse_dynamics_ensemble", "forward_dynamics"),
-    *("td3_bc", "iql"),
+    *("gaussian_forward_dynamics", "cloned_policy", "td3_bc", "iql"),
 )
 Stage = Callable[..., None]
 
@@ -69,6 +77,13 @@ def stage(request: pytest.FixtureRequest, dataset: Path, synthetic: Path) -> tup
         settings = ForwardDynamicsSettings(members=2, hidden=16, **shared)
         dawm.forward_dynamics.train_forward_dynamics(dataset, settings, output, seed)
 
+    def gaussian_forward_dynamics(output: Path, seed: int) -> None:
+        settings = ForwardDynamicsSettings(loss="likelihood", members=2, hidden=16, **shared)
+        dawm.forward_dynamics.train_forward_dynamics(dataset, settings, output, seed)
+
+    def cloned_policy(output: Path, seed: int) -> None:
+        dawm.cloned_policy.train_cloned_policy(dataset, ClonedPolicySettings(hidden=16, **shared), output, seed)
+
     def td3_bc(output: Path, seed: int) -> None:
         settings = TD3BCSettings(**learner)
         dawm.offline_rl.training.train_policy("td3_bc", dataset, synthetic, settings, 0.5, output, seed)
@@ -83,6 +98,8 @@ def stage(request: pytest.FixtureRequest, dataset: Path, synthetic: Path) -> tup
         "inverse_dynamics": (dawm.inverse_dynamics, inverse_dynamics),
         "inverse_dynamics_ensemble": (dawm.inverse_dynamics, inverse_dynamics_ensemble),
         "forward_dynamics": (dawm.forward_dynamics, forward_dynamics),
+        "gaussian_forward_dynamics": (dawm.forward_dynamics, gaussian_forward_dynamics),
+        "cloned_policy": (dawm.cloned_policy, cloned_policy),
         "td3_bc": (dawm.offline_rl.training, td3_bc),
         "iql": (dawm.offline_rl.training, iql),
     }

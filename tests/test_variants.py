@@ -15,6 +15,7 @@ from dawm.config import AssessmentSettings, SynthesisSettings, WorldModelSetting
 from dawm.data.cdf_normalizer import CDFNormalizer
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import Transitions, read_transitions
+from dawm.errors import InputError
 from dawm.inverse_dynamics import load_inverse_dynamics
 from dawm.synthesis import seal_synthetic, synthesize_shard
 from dawm.world_model.model import WorldModel
@@ -122,6 +123,21 @@ def test_actions_are_generated_or_inferred(rows: Transitions, variant: str, inve
         inferred = inverse(torch.from_numpy(later.observation), torch.from_numpy(later.next_observation)).numpy()
     alike = np.abs(later.action - inferred).max(1) < 1e-4
     assert not alike.any() if VARIANTS[variant].get("actions") == "joint" else alike.all()
+
+
+def test_joint_models_need_no_inverse_dynamics(made: Path, rows: Transitions, variant: str, dataset: Path) -> None:
+    settings = SynthesisSettings(trajectories=300, shards=1, sampling_steps=3, sampler=SAMPLERS.get(variant, "ddpm"))  # type: ignore[arg-type]
+    output = made / "acting"
+    stages = dataset, made / "world-model", None, settings, output
+    if VARIANTS[variant].get("actions") != "joint":
+        with pytest.raises(InputError, match="generates no actions; give --inverse-dynamics"):
+            synthesize_shard(*stages, 0)
+        return
+    synthesize_shard(*stages, 0)
+    seal_synthetic(*stages)
+    sealed = open_sealed(output, "synthetic")
+    assert set(sealed.provenance["inputs"]) == {"dataset", "world_model"}
+    assert read_transitions(sealed).action.tobytes() == rows.action.tobytes()
 
 
 def test_cutting_the_work_otherwise_changes_no_bit(

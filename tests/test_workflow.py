@@ -303,7 +303,7 @@ def test_recipes_run_beside_each_other_and_share_their_models(tmp_path: Path) ->
     plain = config["generators"]["dawm"]
     correct = {"forward_dynamics": {"hidden": 16, "layers": 1, "gradient_steps": 40, "batch_size": 32}}
     corrected = plain | correct | {"synthesis": plain["synthesis"] | {"correction": {"mode": "correct"}}}
-    joint = plain | {"world_model": plain["world_model"] | {"actions": "joint"}}
+    joint = plain | {"world_model": plain["world_model"] | {"actions": "joint"}, "inverse_dynamics": None}
     config["generators"] = {"plain": plain, "corrected": corrected, "joint": joint}
     arms = {name: {"real_fraction": 0.5} for name in config["generators"]}
     config["generators"]["idle"] = plain | {"synthesis": plain["synthesis"] | {"guidance": 2.0}}  # of no arm
@@ -346,3 +346,39 @@ def test_recipes_run_beside_each_other_and_share_their_models(tmp_path: Path) ->
         table[shared].reset_index(drop=True),
         fidelity[fidelity["augmentation"].isin(["plain", "corrected", "joint"])].reset_index(drop=True),
     )
+
+
+def test_recipes_without_inverse_dynamics_run_to_the_report(tmp_path: Path) -> None:
+    """A joint diffusion and a one-step model with a cloned policy: no action is inferred, and no figure shows any."""
+    folder = clone(tmp_path)
+    config = yaml.safe_load((folder / "tiny.yaml").read_text())
+    config |= {"experiment": "acting", "seeds": [0]}
+    tiny = {"hidden": 16, "layers": 1, "gradient_steps": 40, "batch_size": 32}
+    plain = config["generators"]["dawm"]
+    config["generators"] = {
+        "joint": plain | {"world_model": plain["world_model"] | {"actions": "joint"}, "inverse_dynamics": None},
+        "one_step": {
+            "world_model": None,
+            "inverse_dynamics": None,
+            "forward_dynamics": tiny | {"loss": "likelihood", "members": 2},
+            "cloned_policy": tiny,
+            "synthesis": {"trajectories": 300, "shards": 2, "horizon": 4, "correction": {"terminals": "function"}},
+        },
+    }
+    config["augmentations"] = {name: {"real_fraction": 0.5} for name in config["generators"]}
+    config["algorithms"] = {"td3_bc": config["algorithms"]["td3_bc"]}
+    (folder / "acting.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    run = snakemake(folder, config="acting.yaml")
+    assert run.returncode == 0, run.stderr
+    results = folder / "results" / "acting"
+    assert not (results / "inverse-dynamics").exists()
+    assert [path.name for path in (results / "cloned-policies" / "hopper").iterdir()] == ["one_step"]
+    sealed = open_sealed(results / "synthetic" / "hopper" / "one_step" / "seed-0", "synthetic")
+    assert set(sealed.provenance["inputs"]) == {"dataset", "forward_dynamics", "cloned_policy"}
+    fidelity = pd.read_csv(results / "tables" / "fidelity.csv")
+    assert set(fidelity.loc[fidelity["augmentation"] == "one_step", "horizon_step"]) == {0, 1, 2, 3, 4}
+    assert (results / "tables" / "inverse_dynamics.csv").read_text().strip() == ""
+    assert {path.stem for path in (results / "figures").iterdir()} == {"learning-curves", "scores", "fidelity"}
+    assert "Inverse dynamics</h2>" not in (results / "report.html").read_text()
+    timings = pd.read_csv(results / "tables" / "timings.csv")["stage"].value_counts()
+    assert timings["train-cloned-policy"] == timings["train-forward-dynamics"] == 1 and timings["assess"] == 2

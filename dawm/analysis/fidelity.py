@@ -29,6 +29,7 @@ from dawm.randomness import derived_seed, generator
 from dawm.world_model.training import held_out_rows
 
 COLUMNS = ["augmentation", "horizon_step", "quantity", "value", "low", "high", "rows", "coverage"]
+PAIR_COLUMNS = ["dimension", "true_action", "inferred_action"]
 REAL, STILL = "real_held_out", "nothing_moves"
 Measured = tuple[str, float, float, float, int]
 """quantity, value, low and high of its 95 % bootstrap interval, rows"""
@@ -76,18 +77,20 @@ def summarize_terminals(errors: Errors, seed: int) -> Iterator[Measured]:
 
 
 def assess(
-    dataset: Path, synthetic: Path, inverse_dynamics: Path, settings: AssessmentSettings, output: Path, name: str
+    dataset: Path, synthetic: Path, inverse_dynamics: Path | None, settings: AssessmentSettings, output: Path, name: str
 ) -> None:
-    """Writes `output`/fidelity.csv and inverse_dynamics.csv (true and inferred actions of held-out pairs), sealed.
+    """Writes `output`/fidelity.csv and inverse_dynamics.csv (true and inferred actions of held-out pairs; no row where
+    no inverse dynamics is given), sealed.
 
     Only transitions that grew from held-out episodes are judged; of a model that is given no start, all. `name` is the
     arm's, in the table.
     """
     data, imagined_seal = open_sealed(dataset, "dataset"), open_sealed(synthetic, "synthetic")
-    inverse, inverse_seal = load_inverse_dynamics(inverse_dynamics)
-    inputs = {"dataset": data, "inverse_dynamics": inverse_seal}
+    inverse, inputs = None, {"dataset": data}
+    if inverse_dynamics is not None:
+        inverse, inputs["inverse_dynamics"] = load_inverse_dynamics(inverse_dynamics)
     for key, sealed in inputs.items():
-        if imagined_seal.provenance["inputs"][key] != sealed.digest:
+        if imagined_seal.provenance["inputs"].get(key) != sealed.digest:
             raise InputError(f"{synthetic}: was not made from {sealed.folder}; synthesize again")
     transitions, imagined = read_transitions(data, states=False), read_transitions(imagined_seal)
     split, usable = held_out_rows(data, transitions), usable_pairs(data, transitions)
@@ -122,8 +125,10 @@ def assess(
         else:
             counted += summarize_terminals(errors, seed)
         rows += [(arm, step, *numbers) for numbers in found + [(*numbers, errors.coverage) for numbers in counted]]
-    pairs = action_pairs(inverse, transitions.take(held_out), settings)
-    rows += list(action_errors(pairs, name, settings))
+    pairs = pd.DataFrame(columns=PAIR_COLUMNS)
+    if inverse is not None:
+        pairs = action_pairs(inverse, transitions.take(held_out), settings)
+        rows += list(action_errors(pairs, name, settings))
     with only_writer(output):
         unseal(output)
         table = pd.DataFrame(rows, columns=COLUMNS)
@@ -150,13 +155,8 @@ def action_pairs(inverse: InverseDynamics, held_out: Transitions, settings: Asse
     drawn = generator(settings.seed, "assess", "actions").permutation(len(held_out))[: settings.rows]
     real = held_out.take(drawn)
     inferred = infer(inverse, torch.from_numpy(real.observation), torch.from_numpy(real.next_observation)).numpy()
-    return pd.DataFrame(
-        {
-            "dimension": np.repeat(np.arange(real.action_dim), len(real)),
-            "true_action": real.action.T.ravel(),
-            "inferred_action": inferred.T.ravel(),
-        }
-    )
+    dimension = np.repeat(np.arange(real.action_dim), len(real))
+    return pd.DataFrame(dict(zip(PAIR_COLUMNS, (dimension, real.action.T.ravel(), inferred.T.ravel()), strict=True)))
 
 
 def action_errors(pairs: pd.DataFrame, name: str, settings: AssessmentSettings) -> Iterator[tuple]:

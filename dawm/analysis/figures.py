@@ -49,7 +49,9 @@ def draw_all(tables: Path, output: Path) -> None:
     sealed = open_sealed(tables, "tables")
     figures: dict[str, Callable[[Sealed], Figure]] = {"learning-curves": learning_curves, "scores": score_intervals}
     if len(sealed.read("fidelity.csv").split(b"\n")) > 2:
-        figures |= {"fidelity": fidelity_by_horizon, "inverse-dynamics": inferred_actions}
+        figures["fidelity"] = fidelity_by_horizon
+    if len(sealed.read("inverse_dynamics.csv").split(b"\n")) > 2:
+        figures["inverse-dynamics"] = inferred_actions
     with plt.rc_context(STYLE):
         for name, draw in figures.items():
             figure = draw(sealed)

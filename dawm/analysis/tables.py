@@ -158,6 +158,8 @@ def assessed(assessments: dict[tuple[str, str, int], Sealed], file: str) -> pd.D
     parts = []
     for (dataset, _, seed), sealed in assessments.items():
         table = read_csv(sealed, file)
+        if table.empty:  # no inverse dynamics
+            continue
         table.insert(0, "dataset", dataset)
         table["world_model_seed"] = seed
         parts.append(table)
@@ -169,8 +171,8 @@ def write_timings(results: Path, matrix: Matrix, output: Path) -> None:
     rows = []
     names = [f"export/{dataset}" for dataset in matrix.datasets]
     for dataset, generator, seed in synthetic_sets(matrix):
-        models = ("train-world-model", "train-inverse-dynamics", "train-forward-dynamics")
-        stages = (*models, "synthesize", "assess")
+        models = ("world-model", "inverse-dynamics", "forward-dynamics", "cloned-policy")
+        stages = (*(f"train-{model}" for model in models), "synthesize", "assess")
         names += [f"{stage}/{dataset}/{generator}/seed-{seed}" for stage in stages]
     names += [f"train-policy/{run.slug}" for run in runs(matrix)]
     for name in names:

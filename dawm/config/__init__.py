@@ -17,9 +17,9 @@ from dawm.config.experiment import (
     Matrix,
 )
 from dawm.config.generation import (
+    ClonedPolicySettings,
     CorrectionSettings,
     ForwardDynamicsSettings,
-    GeneratorSettings,
     InverseDynamicsSettings,
     RequestSettings,
     SynthesisSettings,
@@ -33,6 +33,7 @@ from dawm.config.learners import (
     TD3BCSettings,
 )
 from dawm.config.reading import as_mapping, load_experiment, load_yaml, parse_yaml, plain, read
+from dawm.config.recipes import GeneratorSettings
 from dawm.config.reference import key_table
 from dawm.config.schema import json_schema
 
@@ -41,6 +42,7 @@ __all__ = [
     "AssessmentSettings",
     "AugmentationSettings",
     "BoundSettings",
+    "ClonedPolicySettings",
     "CorrectionSettings",
     "EnvironmentSettings",
     "Experiment",

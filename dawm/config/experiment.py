@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from dawm.config.data import ExportSettings, InspectionSettings
 from dawm.config.fields import SLUG, setting
-from dawm.config.generation import GeneratorSettings
 from dawm.config.learners import AlgorithmsSettings, IQLSettings, TD3BCSettings
+from dawm.config.recipes import GeneratorSettings
 from dawm.errors import InputError
 
 
@@ -83,7 +83,7 @@ class Experiment:
         return [f.name for f in dataclasses.fields(self.algorithms) if getattr(self.algorithms, f.name) is not None]
 
     def owner(self, generator: str, part: str) -> str:
-        """The first generator whose part (world_model, inverse_dynamics) has the same settings: it is trained once."""
+        """The first generator whose part (world_model, …) has the same settings: it is trained once."""
         wanted = getattr(self.generators[generator], part)
         return next(name for name, recipe in self.generators.items() if getattr(recipe, part) == wanted)
 

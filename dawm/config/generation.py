@@ -99,11 +99,27 @@ class InverseDynamicsSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardDynamicsSettings:
-    """Stage `train-forward-dynamics`: s′, r = f(s, a), which corrects synthetic transitions or filters them."""
+    """Stage `train-forward-dynamics`: s′, r = f(s, a), which corrects synthetic transitions, filters or makes them."""
 
     members: int = setting("ensemble size; their mean counts, their spread tells where they guess", 1, minimum=1)
+    loss: Literal["absolute", "likelihood"] = setting(
+        "`absolute`: of the mean alone; `likelihood`: of a Gaussian with learned deviations, to be sampled from",
+        "absolute",
+    )
     hidden: int = setting("width", 256, minimum=8)
     layers: int = setting("hidden layers", 3, minimum=1)
+    batch_size: int = setting("transitions per gradient step", 256, minimum=1)
+    learning_rate: float = setting("Adam's, decayed to 0 along a cosine", 1e-3, exclusiveMinimum=0)
+    gradient_steps: int = setting("length of training", 50_000, minimum=1)
+    checkpoint_every: int = setting("gradient steps between two checkpoints", 1000, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClonedPolicySettings:
+    """Stage `train-cloned-policy`: a ~ π(s) by maximum likelihood, which acts in a one-step model's rollouts."""
+
+    hidden: int = setting("width", 256, minimum=8)
+    layers: int = setting("hidden layers", 2, minimum=1)
     batch_size: int = setting("transitions per gradient step", 256, minimum=1)
     learning_rate: float = setting("Adam's, decayed to 0 along a cosine", 1e-3, exclusiveMinimum=0)
     gradient_steps: int = setting("length of training", 50_000, minimum=1)
@@ -200,10 +216,16 @@ class RequestSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisSettings:
-    """Stage `synthesize`: trajectories sampled from real (s, a), completed by the inverse dynamics."""
+    """Stage `synthesize`: trajectories sampled from real (s, a). A one-step model needs no sampler and no request."""
 
     trajectories: int = setting("sampled trajectories; each yields up to T - 1 transitions", 150_000, minimum=1)
     shards: int = setting("Parquet shards, one job each", 4, minimum=1, maximum=10_000)
+    horizon: int | None = setting(
+        "T - 1, length of a one-step model's rollouts; null: a diffusion world model's window tells it",
+        None,
+        minimum=1,
+        maximum=1000,
+    )
     sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = setting(
         "ancestral sampling, or the probability-flow ODE by steps of first (DDIM) or second order (DPM-Solver++ 2M)",
         "ddpm",
@@ -221,28 +243,3 @@ class SynthesisSettings:
     def __post_init__(self) -> None:
         if not self.sigma_min < self.sigma_max:
             raise InputError(f"sigma_max: expected more than sigma_min ({self.sigma_min}), found {self.sigma_max}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratorSettings:
-    """One recipe of synthetic transitions. Models with equal settings in several recipes are trained once."""
-
-    world_model: WorldModelSettings = setting("diffusion world model", WorldModelSettings)
-    inverse_dynamics: InverseDynamicsSettings = setting("inverse dynamics model", InverseDynamicsSettings)
-    forward_dynamics: ForwardDynamicsSettings | None = setting(
-        "forward model that corrects or filters; null: none", None
-    )
-    synthesis: SynthesisSettings = setting("synthetic transitions", SynthesisSettings)
-
-    def __post_init__(self) -> None:
-        correction = self.synthesis.correction
-        if correction.needs_forward_dynamics != (self.forward_dynamics is not None):
-            expected, found = ("settings", "null") if self.forward_dynamics is None else ("null", "settings")
-            mode = f"synthesis.correction.mode {correction.mode!r}"
-            raise InputError(f"forward_dynamics: expected {expected} for {mode}, found {found}")
-        levelled = self.world_model.preconditioning != "edm"
-        if levelled and self.synthesis.sampling_steps > self.world_model.diffusion_steps:
-            raise InputError(
-                f"synthesis.sampling_steps: expected at most world_model.diffusion_steps "
-                f"({self.world_model.diffusion_steps}), found {self.synthesis.sampling_steps}"
-            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from dataclasses import MISSING
 from typing import Any
 
@@ -21,9 +22,9 @@ from dawm.config.experiment import (
     Experiment,
 )
 from dawm.config.generation import (
+    ClonedPolicySettings,
     CorrectionSettings,
     ForwardDynamicsSettings,
-    GeneratorSettings,
     InverseDynamicsSettings,
     SynthesisSettings,
     ThresholdSettings,
@@ -34,6 +35,7 @@ from dawm.config.learners import (
     TD3BCSettings,
 )
 from dawm.config.reading import EXPECTED, KINDS, plain
+from dawm.config.recipes import GeneratorSettings
 from dawm.config.schema import json_schema
 
 
@@ -50,6 +52,7 @@ def key_table() -> str:
         ("generators.NAME.world_model", WorldModelSettings),
         ("generators.NAME.inverse_dynamics", InverseDynamicsSettings),
         ("generators.NAME.forward_dynamics", ForwardDynamicsSettings),
+        ("generators.NAME.cloned_policy", ClonedPolicySettings),
         ("generators.NAME.synthesis", SynthesisSettings),
         ("generators.NAME.synthesis.correction", CorrectionSettings),
         (
@@ -63,7 +66,7 @@ def key_table() -> str:
     ]
     lines = [_README_HEAD]
     for title, cls in sections:
-        lines += [f"\n## `{title}`\n" if title else "\n## The file\n", f"{(cls.__doc__ or '').strip()}\n"]
+        lines += [f"\n## `{title}`\n" if title else "\n## The file\n", f"{inspect.getdoc(cls)}\n"]
         lines += ["| key | default | allowed | meaning |", "|---|---|---|---|"]
         properties = json_schema(cls)["properties"]
         for item in dataclasses.fields(cls):

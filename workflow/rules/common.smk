@@ -58,37 +58,33 @@ def dataset_seal(wildcards):
     return seal_of(layout.dataset(wildcards.dataset))
 
 
-def world_model(wildcards):
-    """The world model of a generator: its own, or that of the first with equal settings."""
-    return layout.world_model(wildcards.dataset, experiment.owner(wildcards.generator, "world_model"), wildcards.seed)
+MODELS = ("world_model", "inverse_dynamics", "forward_dynamics", "cloned_policy")
 
 
-def inverse_dynamics(wildcards):
-    return layout.inverse_dynamics(
-        wildcards.dataset, experiment.owner(wildcards.generator, "inverse_dynamics"), wildcards.seed
-    )
+def models(wildcards):
+    """The folders of a generator's models by name: its own, or those of the first with equal settings."""
+    recipe = experiment.generators[wildcards.generator]
+    owners = {name: experiment.owner(wildcards.generator, name) for name in MODELS if getattr(recipe, name) is not None}
+    return {name: getattr(layout, name)(wildcards.dataset, owner, wildcards.seed) for name, owner in owners.items()}
 
 
-def forward_dynamics(wildcards):
-    """The forward model of a generator, or nothing where none corrects or filters."""
-    if experiment.generators[wildcards.generator].forward_dynamics is None:
-        return None
-    return layout.forward_dynamics(
-        wildcards.dataset, experiment.owner(wildcards.generator, "forward_dynamics"), wildcards.seed
-    )
-
-
-def forward_dynamics_option(wildcards):
-    folder = forward_dynamics(wildcards)
-    return [] if folder is None else ["--forward-dynamics", str(folder)]
+def model_options(wildcards):
+    return [word for name, folder in models(wildcards).items() for word in (f"--{name.replace('_', '-')}", str(folder))]
 
 
 def model_seals(wildcards):
     """The data set and the models that synthetic transitions grow from."""
-    models = {"world_model": world_model, "inverse_dynamics": inverse_dynamics, "forward_dynamics": forward_dynamics}
-    folders = {name: folder(wildcards) for name, folder in models.items()}
-    seals = {name: seal_of(folder) for name, folder in folders.items() if folder is not None}
-    return {"dataset": dataset_seal(wildcards), **seals}
+    return {"dataset": dataset_seal(wildcards), **{name: seal_of(folder) for name, folder in models(wildcards).items()}}
+
+
+def inverse_dynamics_seal(wildcards):
+    """Where a generator has one."""
+    return [seal_of(folder) for name, folder in models(wildcards).items() if name == "inverse_dynamics"]
+
+
+def inverse_dynamics_option(wildcards):
+    folder = models(wildcards).get("inverse_dynamics")
+    return [] if folder is None else ["--inverse-dynamics", str(folder)]
 
 
 def source_file(wildcards):
@@ -139,5 +135,7 @@ def table_files():
 
 
 def figure_files():
-    names = ["learning-curves", "scores"] + (["fidelity", "inverse-dynamics"] if list(synthetic_sets(matrix)) else [])
+    used = [experiment.generators[name] for name in matrix.generators()]
+    names = ["learning-curves", "scores"] + (["fidelity"] if used else [])
+    names += ["inverse-dynamics"] if any(recipe.inverse_dynamics is not None for recipe in used) else []
     return [str(layout.figures / f"{name}.{kind}") for name in names for kind in ("png", "pdf")]

@@ -83,3 +83,31 @@ rule train_forward_dynamics:
     shell:
         "exec python -m dawm train-forward-dynamics --dataset {params.dataset:q} --settings {params.settings:q}"
         " --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
+
+
+rule train_cloned_policy:
+    input:
+        dataset_seal,
+    output:
+        model=inside(layout.cloned_policy("{dataset}", "{generator}", "{seed}"), "model.safetensors"),
+        seal=seal_of(layout.cloned_policy("{dataset}", "{generator}", "{seed}")),
+    log:
+        inside(logs, "train-cloned-policy", "{dataset}", "{generator}", "seed-{seed}.log"),
+    benchmark:
+        inside(benchmarks, "train-cloned-policy", "{dataset}", "{generator}", "seed-{seed}.tsv")
+    priority: 90
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=480,
+        gpu=0,
+    params:
+        version=1,
+        settings=part("cloned_policy"),
+        dataset=lambda wildcards: layout.dataset(wildcards.dataset),
+        folder=lambda wildcards: layout.cloned_policy(wildcards.dataset, wildcards.generator, wildcards.seed),
+    shell:
+        "exec python -m dawm train-cloned-policy --dataset {params.dataset:q} --settings {params.settings:q}"
+        " --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"

@@ -22,15 +22,12 @@ rule synthesize:
         version=1,
         settings=part("synthesis"),
         dataset=lambda wildcards: layout.dataset(wildcards.dataset),
-        world_model=world_model,
-        inverse_dynamics=inverse_dynamics,
-        forward_dynamics=forward_dynamics_option,
+        models=model_options,
         folder=lambda wildcards: layout.synthetic(wildcards.dataset, wildcards.generator, wildcards.seed),
         shard=lambda wildcards: int(wildcards.shard),
     shell:
         "exec python -m dawm synthesize --shard {params.shard} --dataset {params.dataset:q}"
-        " --world-model {params.world_model:q} --inverse-dynamics {params.inverse_dynamics:q} {params.forward_dynamics:q}"
-        " --settings {params.settings:q} --output {params.folder:q} 2> {log:q}"
+        " {params.models:q} --settings {params.settings:q} --output {params.folder:q} 2> {log:q}"
 
 
 rule seal_synthetic:
@@ -56,21 +53,18 @@ rule seal_synthetic:
         version=1,
         settings=part("synthesis"),
         dataset=lambda wildcards: layout.dataset(wildcards.dataset),
-        world_model=world_model,
-        inverse_dynamics=inverse_dynamics,
-        forward_dynamics=forward_dynamics_option,
+        models=model_options,
         folder=lambda wildcards: layout.synthetic(wildcards.dataset, wildcards.generator, wildcards.seed),
     shell:
         "exec python -m dawm synthesize --seal --dataset {params.dataset:q}"
-        " --world-model {params.world_model:q} --inverse-dynamics {params.inverse_dynamics:q} {params.forward_dynamics:q}"
-        " --settings {params.settings:q} --output {params.folder:q} 2> {log:q}"
+        " {params.models:q} --settings {params.settings:q} --output {params.folder:q} 2> {log:q}"
 
 
 rule assess:
     input:
         dataset=dataset_seal,
         synthetic=seal_of(layout.synthetic("{dataset}", "{generator}", "{seed}")),
-        inverse_dynamics=lambda wildcards: seal_of(inverse_dynamics(wildcards)),
+        inverse_dynamics=inverse_dynamics_seal,
     output:
         table=inside(layout.assessment("{dataset}", "{generator}", "{seed}"), "fidelity.csv"),
         seal=seal_of(layout.assessment("{dataset}", "{generator}", "{seed}")),
@@ -90,9 +84,9 @@ rule assess:
         settings=text(experiment.assessment),
         dataset=lambda wildcards: layout.dataset(wildcards.dataset),
         synthetic=lambda wildcards: layout.synthetic(wildcards.dataset, wildcards.generator, wildcards.seed),
-        inverse_dynamics=inverse_dynamics,
+        inverse_dynamics=inverse_dynamics_option,
         folder=lambda wildcards: layout.assessment(wildcards.dataset, wildcards.generator, wildcards.seed),
     shell:
         "exec python -m dawm assess --dataset {params.dataset:q} --synthetic {params.synthetic:q}"
-        " --inverse-dynamics {params.inverse_dynamics:q} --name {wildcards.generator} --settings {params.settings:q}"
+        " {params.inverse_dynamics:q} --name {wildcards.generator} --settings {params.settings:q}"
         " --output {params.folder:q} 2> {log:q}"

@@ -1,0 +1,173 @@
+"""What every synthesis shares: starts, blocks of 256 trajectories, shards of whole blocks, their table and their seal.
+
+A trajectory's result depends on (seed, its number) alone: starts and noise are counter-based, and the networks always
+see the same blocks of 256 trajectories, because a matrix product's rounding depends on its shape. Shards are ranges of
+whole blocks, so that 1, 4 or 16 of them hold the same transitions, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dawm.config import SynthesisSettings, as_mapping
+from dawm.correction import Corrector, Steps, report
+from dawm.data.files import digest_of, only_writer, read_bytes
+from dawm.data.sealed import Sealed, seal, unseal
+from dawm.data.transitions import (
+    NOT_APPLICABLE,
+    Transitions,
+    concatenate,
+    parse_shard,
+    shard_facts,
+    shard_identity,
+    write_shard,
+)
+from dawm.errors import InputError
+from dawm.layout import shard_name
+from dawm.progress import Progress
+from dawm.randomness import generator
+
+BLOCK = 256
+COPIED_FACTS = ("environment", "environment_settings", "observation_dim", "action_dim")
+
+
+class Starts:
+    """Where trajectories start, by their number: source_row and draw, [trajectories] each."""
+
+    def __init__(self, settings: SynthesisSettings, rows: int) -> None:
+        rounds = -(-settings.trajectories // rows)
+        orders = [generator(settings.seed, "starts", draw).permutation(rows) for draw in range(rounds)]
+        self.source_row = np.concatenate(orders)[: settings.trajectories]  # every row once before any comes twice
+        self.draw = np.arange(settings.trajectories) // rows
+
+
+def numbers_of(settings: SynthesisSettings, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Trajectories 256·block … 256·block + 255 and which of them count, [256] each: the last block is padded with its
+    last trajectory."""
+    numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
+    return np.minimum(numbers, settings.trajectories - 1), numbers < settings.trajectories
+
+
+def check_inputs(inputs: Mapping[str, Sealed]) -> None:
+    """Refuses models that were trained on another data set than inputs["dataset"]."""
+    data = inputs["dataset"]
+    for name, sealed in inputs.items():
+        if name != "dataset" and sealed.provenance["inputs"]["dataset"] != data.digest:
+            raise InputError(f"{sealed.folder}: was trained on another data set than {data.folder}; train it again")
+
+
+def shard_digest(inputs: Mapping[str, Sealed], settings: SynthesisSettings, shard: int) -> str:
+    """What a shard must be: its inputs, settings and number."""
+    return digest_of([{name: sealed.digest for name, sealed in inputs.items()}, as_mapping(settings), shard])
+
+
+def shard_range(settings: SynthesisSettings, shard: int) -> tuple[int, int]:
+    """First block and end of a shard; with more shards than blocks some are empty."""
+    if not 0 <= shard < settings.shards:
+        raise InputError(f"shard: expected 0 to {settings.shards - 1}, found {shard}")
+    blocks = -(-settings.trajectories // BLOCK)
+    return shard * blocks // settings.shards, (shard + 1) * blocks // settings.shards
+
+
+def write_blocks(
+    output: Path,
+    settings: SynthesisSettings,
+    shard: int,
+    inputs: Mapping[str, Sealed],
+    transitions: Transitions,
+    corrector: Corrector | None,
+    make: Callable[[int], tuple[Transitions, Counter[str]]],
+) -> None:
+    """Writes shard number `shard` into `output`: make(block) for each of its blocks. transitions: the real ones."""
+    begin, end = shard_range(settings, shard)
+    progress = Progress("synthesize", (end - begin) * BLOCK)
+    blocks: list[Transitions] = []
+    tally: Counter[str] = Counter()
+    for block in range(begin, end):
+        rows, counted = make(block)
+        blocks.append(rows)
+        tally.update(counted)
+        progress.advance(BLOCK)
+    result = concatenate(blocks) if blocks else concatenate_none(transitions)
+    facts = {"tally": tally, "thresholds": corrector.thresholds} if corrector is not None else None
+    write_shard(output / shard_name(shard, settings.shards), result, shard_digest(inputs, settings, shard), facts)
+
+
+def rows_of(steps: Steps, stay: torch.Tensor, source: np.ndarray) -> Transitions:
+    """The table of the steps that stay, bool [B, S]; source [B]: the real rows that the trajectories grew from."""
+    batch, length = stay.shape
+    keep = stay.numpy().ravel()
+    terminal = steps.terminal.numpy().ravel()[keep]
+    count = int(keep.sum())
+
+    def flat(values: torch.Tensor) -> np.ndarray:
+        return np.ascontiguousarray(values.numpy().reshape(batch * length, -1)[keep], dtype=np.float32)
+
+    return Transitions(
+        observation=flat(steps.observation),
+        action=flat(steps.action),
+        reward=flat(steps.reward)[:, 0],
+        next_observation=flat(steps.next_observation),
+        discount=np.where(terminal, 0, 1).astype(np.float32),
+        terminal=terminal,
+        timeout=np.zeros(count, dtype=bool),
+        episode=np.full(count, NOT_APPLICABLE, np.int32),
+        step=np.full(count, NOT_APPLICABLE, np.int32),
+        source_row=np.repeat(source, length)[keep].astype(np.int64),
+        horizon_step=np.tile(np.arange(1, length + 1), batch)[keep].astype(np.int16),
+    )
+
+
+def concatenate_none(transitions: Transitions) -> Transitions:
+    """An empty table of the same dimensions, for a shard without a block."""
+    return dataclasses.replace(transitions, qpos=None, qvel=None).take(slice(0, 0))
+
+
+def seal_shards(output: Path, settings: SynthesisSettings, inputs: Mapping[str, Sealed], conditional: bool) -> None:
+    """Seals `output` once all shards are there; refuses shards of another run. With a correction, metadata.json tells
+    the share of transitions that was dropped, by reason. conditional: whether trajectories begin at given rows."""
+    names = [shard_name(number, settings.shards) for number in range(settings.shards)]
+    rows = terminals = 0
+    tally: Counter[str] = Counter()
+    corrected: dict[str, Any] = {}
+    with only_writer(output):
+        for number, name in enumerate(names):
+            path = output / name
+            if not path.is_file():
+                raise InputError(f"{path}: the shard is missing; write it with: synthesize --shard {number}")
+            if shard_identity(path) != shard_digest(inputs, settings, number):
+                raise InputError(f"{path}: is another shard or of another data set, model or setting; write it again")
+            shard = parse_shard(read_bytes(path), path)
+            rows += len(shard)
+            terminals += int(shard.terminal.sum())
+            if found := shard_facts(path):
+                tally.update(found["tally"])
+                corrected = {"correction": report(tally, found["thresholds"])}
+        if not rows:
+            raise InputError(f"{output}: the thresholds of `correction` dropped every transition; raise them")
+        unseal(output)
+        copied = inputs["dataset"].metadata
+        facts = {key: copied[key] for key in COPIED_FACTS if key in copied}
+        seal(
+            output,
+            "synthetic",
+            files=names,
+            settings=as_mapping(settings),
+            seed=settings.seed,
+            inputs=inputs,
+            metadata={
+                **facts,
+                "conditional": conditional,
+                "rows": rows,
+                "terminals": terminals,
+                "n_step": 1,
+                **corrected,
+            },
+        )

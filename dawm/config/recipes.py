@@ -1,0 +1,93 @@
+"""Recipes of synthetic transitions: which models make them, and what must fit together."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from dawm.config.fields import setting
+from dawm.config.generation import (
+    ClonedPolicySettings,
+    ForwardDynamicsSettings,
+    InverseDynamicsSettings,
+    SynthesisSettings,
+    WorldModelSettings,
+)
+from dawm.errors import InputError
+
+ROLLOUT_KEYS = {"trajectories", "shards", "horizon", "seed", "correction"}
+"""What a one-step model's rollouts take of SynthesisSettings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorSettings:
+    """One recipe of synthetic transitions. Models with equal settings in several recipes are trained once.
+
+    Either a diffusion world model imagines whole windows, or, with `world_model: null` and `inverse_dynamics: null`, a
+    one-step model (`forward_dynamics` with `loss: likelihood`) is rolled out with a behaviour-cloned policy.
+    """
+
+    world_model: WorldModelSettings | None = setting(
+        "diffusion world model; null: the forward model is rolled out", WorldModelSettings
+    )
+    inverse_dynamics: InverseDynamicsSettings | None = setting(
+        "inverse dynamics model; null: no action is inferred (joint and one-step models)", InverseDynamicsSettings
+    )
+    forward_dynamics: ForwardDynamicsSettings | None = setting(
+        "forward model that corrects, filters or is rolled out; null: none", None
+    )
+    cloned_policy: ClonedPolicySettings | None = setting(
+        "policy that acts in a one-step model's rollouts; null: none", None
+    )
+    synthesis: SynthesisSettings = setting("synthetic transitions", SynthesisSettings)
+
+    def __post_init__(self) -> None:
+        if self.world_model is None:
+            self._check_one_step()
+        else:
+            self._check_diffusion(self.world_model)
+        if self.inverse_dynamics is None and self.synthesis.correction.action_disagreement is not None:
+            raise InputError("inverse_dynamics: expected settings for correction.action_disagreement, found null")
+
+    def _check_one_step(self) -> None:
+        if self.inverse_dynamics is not None:
+            raise InputError("inverse_dynamics: expected null where world_model is null, found settings")
+        if self.cloned_policy is None:
+            raise InputError("cloned_policy: expected settings where world_model is null, found null")
+        loss = None if self.forward_dynamics is None else self.forward_dynamics.loss
+        if loss != "likelihood":
+            raise InputError(
+                f"forward_dynamics.loss: expected 'likelihood' where world_model is null, found {loss or 'null'}"
+            )
+        if self.synthesis.horizon is None:
+            raise InputError("synthesis.horizon: expected a length where world_model is null, found null")
+        if self.synthesis.correction.terminals != "function":
+            raise InputError(
+                "synthesis.correction.terminals: expected 'function' where world_model is null, since a one-step model "
+                f"learns no terminals, found {self.synthesis.correction.terminals!r}"
+            )
+        default = SynthesisSettings()
+        for key in (item.name for item in dataclasses.fields(default) if item.name not in ROLLOUT_KEYS):
+            if getattr(self.synthesis, key) != getattr(default, key):
+                raise InputError(f"synthesis.{key}: is the diffusion's, expected no such key where world_model is null")
+
+    def _check_diffusion(self, model: WorldModelSettings) -> None:
+        if self.cloned_policy is not None:
+            raise InputError("cloned_policy: expected null with a world_model, or world_model: null, found both")
+        if self.synthesis.horizon is not None:
+            raise InputError(
+                f"synthesis.horizon: expected null with a world_model, whose window ({model.window}) tells it, "
+                f"found {self.synthesis.horizon}"
+            )
+        if self.inverse_dynamics is None and model.actions == "inferred":
+            raise InputError("inverse_dynamics: expected settings for world_model.actions 'inferred', found null")
+        correction = self.synthesis.correction
+        if correction.needs_forward_dynamics != (self.forward_dynamics is not None):
+            expected, found = ("settings", "null") if self.forward_dynamics is None else ("null", "settings")
+            mode = f"synthesis.correction.mode {correction.mode!r}"
+            raise InputError(f"forward_dynamics: expected {expected} for {mode}, found {found}")
+        if model.preconditioning != "edm" and self.synthesis.sampling_steps > model.diffusion_steps:
+            raise InputError(
+                f"synthesis.sampling_steps: expected at most world_model.diffusion_steps "
+                f"({model.diffusion_steps}), found {self.synthesis.sampling_steps}"
+            )
