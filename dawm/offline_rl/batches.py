@@ -58,13 +58,14 @@ class Mixture:
             return torch.from_numpy(np.concatenate([getattr(part, name) for part in parts])).to(device)
 
         observations, actions = observations.to(device), actions.to(device)
-        self.rows = Batch(
-            observations.encode(column("observation")),
-            actions.encode(column("action")),
-            column("reward") * reward_scale,
-            observations.encode(column("next_observation")),
-            column("discount"),
-        )
+        self.widths = [real.observation_dim, real.action_dim, 1, real.observation_dim, 1]
+        self.table = torch.empty(self.real_rows + self.synthetic_rows, sum(self.widths), device=device)
+        columns = self._columns(self.table)
+        columns.observation.copy_(observations.encode(column("observation")))
+        columns.action.copy_(actions.encode(column("action")))
+        columns.reward.copy_(column("reward") * reward_scale)
+        columns.next_observation.copy_(observations.encode(column("next_observation")))
+        columns.discount.copy_(column("discount"))
         self._drawn: tuple[tuple[int, int, int], np.ndarray] | None = None
 
     def row_numbers(self, seed: int, step: int, batch_size: int) -> np.ndarray:
@@ -81,12 +82,10 @@ class Mixture:
         return self._drawn[1][place]
 
     def batch(self, seed: int, step: int, batch_size: int) -> Batch:
-        rows = torch.from_numpy(self.row_numbers(seed, step, batch_size)).to(self.rows.reward.device)
-        columns = self.rows
-        return Batch(
-            columns.observation[rows],
-            columns.action[rows],
-            columns.reward[rows],
-            columns.next_observation[rows],
-            columns.discount[rows],
-        )
+        rows = torch.from_numpy(self.row_numbers(seed, step, batch_size)).to(self.table.device)
+        return self._columns(self.table.index_select(0, rows))
+
+    def _columns(self, table: Tensor) -> Batch:
+        """The columns of rows that lie side by side, so that a batch is gathered once and not five times."""
+        observation, action, reward, next_observation, discount = table.split(self.widths, dim=1)
+        return Batch(observation, action, reward[:, 0], next_observation, discount[:, 0])

@@ -10,26 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from dawm.config import IQLSettings
+from dawm.offline_rl.adam import Adam
 from dawm.offline_rl.batches import Batch
-from dawm.offline_rl.networks import Actor, TwinQ, Value
-from dawm.training import State, adam, average_into, cosine_rate, set_rate
+from dawm.offline_rl.networks import TanhActor, TwinQ, Value, squared_errors
+from dawm.training import State, average_into, cosine_rate, set_rate
 
 LOG_STD_RANGE = (-5.0, 2.0)
 ACTION_CLIP = 1 - 1e-5
 
 
-class GaussianActor(Actor):
+class GaussianActor(TanhActor):
     """Normal policy with a tanh mean and a standard deviation that does not depend on the state."""
 
     def __init__(self, observation_dim: int, action_dim: int, hidden: int) -> None:
         super().__init__(observation_dim, action_dim, hidden)
-        self.log_std = nn.Parameter(torch.zeros(action_dim))
-
-    def log_probability(self, observation: Tensor, action: Tensor) -> Tensor:
-        """log π(a | s), [B]."""
-        log_std = self.log_std.clamp(*LOG_STD_RANGE)
-        z = (action - self(observation)) / log_std.exp()
-        return -(0.5 * z.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+        self.log_std = nn.Parameter(torch.zeros(action_dim), requires_grad=False)
 
 
 @dataclass
@@ -40,9 +35,9 @@ class IQL:
     critic: TwinQ
     value: Value
     target_critic: TwinQ
-    actor_optimizer: torch.optim.Optimizer
-    critic_optimizer: torch.optim.Optimizer
-    value_optimizer: torch.optim.Optimizer
+    actor_optimizer: Adam
+    critic_optimizer: Adam
+    value_optimizer: Adam
     noise_shape: tuple[int, ...] = ()
 
     @classmethod
@@ -54,10 +49,10 @@ class IQL:
             actor,
             critic,
             value,
-            copy.deepcopy(critic).requires_grad_(False),
-            adam(actor.parameters(), settings.learning_rate),
-            adam(critic.parameters(), settings.learning_rate),
-            adam(value.parameters(), settings.learning_rate),
+            copy.deepcopy(critic),
+            Adam(actor.parameters(), settings.learning_rate),
+            Adam(critic.parameters(), settings.learning_rate),
+            Adam(value.parameters(), settings.learning_rate),
         )
 
     def state(self) -> State:
@@ -79,42 +74,54 @@ class IQL:
 
         `noise` is not used.
         """
-        with torch.no_grad():
-            q = self.target_critic(batch.observation, batch.action).amin(0)
-        v = self.value(batch.observation)
-        value_loss = expectile_loss(q - v, settings.expectile)
-        _step(self.value_optimizer, value_loss)
+        state_action = torch.cat([batch.observation, batch.action], dim=1)
+        q = self.target_critic(state_action).amin((0, 1))
+        v = self.value.layers.forward(batch.observation)
+        value_loss, by_v = expectile_loss(q - v.output, settings.expectile)
+        self.value_optimizer.descend(self.value.layers.gradient(v, -by_v))
 
-        with torch.no_grad():
-            v, next_v = self.value(torch.cat([batch.observation, batch.next_observation])).chunk(2)
-            target = td_target(next_v, batch, settings.discount)
-            advantage = q - v
-            weight = (settings.inverse_temperature * advantage).exp().clamp(max=settings.advantage_weight_clip)
-        action = batch.action.clamp(-ACTION_CLIP, ACTION_CLIP)
-        actor_loss = -(weight * self.actor.log_probability(batch.observation, action)).mean()
+        new_v, next_v = self.value(torch.cat([batch.observation, batch.next_observation]))[0, 0].chunk(2)
+        weight = (settings.inverse_temperature * (q - new_v)).exp().clamp(max=settings.advantage_weight_clip)
+        actor_loss, by_actor = cloning_loss(self.actor, batch, weight)
         set_rate(self.actor_optimizer, cosine_rate(step, settings.gradient_steps, settings.learning_rate))
-        _step(self.actor_optimizer, actor_loss)
+        self.actor_optimizer.descend(by_actor)
 
-        critic_loss = (self.critic(batch.observation, batch.action) - target).square().mean(1).sum()
-        _step(self.critic_optimizer, critic_loss)
+        online = self.critic.layers.forward(state_action)
+        critic_loss, by_q = squared_errors(online.output, td_target(next_v, batch, settings.discount))
+        self.critic_optimizer.descend(self.critic.layers.gradient(online, by_q))
         average_into(self.target_critic, self.critic, settings.target_rate)
         return {"critic_loss": critic_loss, "value_loss": value_loss, "actor_loss": actor_loss, "q": q.mean()}
 
 
-def expectile_loss(residual: Tensor, expectile: float) -> Tensor:
+def expectile_loss(residual: Tensor, expectile: float) -> tuple[Tensor, Tensor]:
     """Asymmetric squared error, |τ - 1(u < 0)| u²  (Kostrikov et al. 2021, eq. 5).
 
-    residual: [...] target minus prediction, in units of return. Returns the mean, a scalar.
+    residual: [...] target minus prediction, in units of return. Returns the mean, a scalar, and its derivative by
+    the residual.
     """
-    return (torch.where(residual < 0, 1 - expectile, expectile) * residual.square()).mean()
+    weighted = torch.where(residual < 0, 1 - expectile, expectile) * residual
+    return (weighted * residual).mean(), (2 / residual.numel()) * weighted
+
+
+def cloning_loss(actor: GaussianActor, batch: Batch, weight: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """-mean w log π(a | s)  (Kostrikov et al. 2021, eq. 7) and its derivative by the actor's parameters.
+
+    weight: [B]. With z = (a - μ) / σ: log π = -Σ (z²/2 + log σ + log(2π)/2), ∂μ = z / σ, ∂ log σ = z² - 1.
+    """
+    low, high = LOG_STD_RANGE
+    trace = actor.layers.forward(batch.observation)
+    mean = trace.output.tanh()  # [1, act_dim, B]
+    log_std = actor.log_std.clamp(low, high)[:, None]
+    action = batch.action.T.clamp(-ACTION_CLIP, ACTION_CLIP)
+    z = (action - mean) / log_std.exp()
+    half_square = 0.5 * z.square()
+    log_probability = -(half_square + log_std + 0.5 * math.log(2 * math.pi)).sum(1)
+    share = weight / len(batch)
+    by_mean = -share * z / log_std.exp() * (1 - mean.square())  # tanh′ = 1 - tanh²
+    by_log_std = (share * (1 - 2 * half_square)).sum((0, 2)) * ((low <= actor.log_std) & (actor.log_std <= high))
+    return -(share * log_probability).sum(), [*actor.layers.gradient(trace, by_mean), by_log_std]
 
 
 def td_target(next_value: Tensor, batch: Batch, discount: float) -> Tensor:
     """r + γ · discount · V(s′)  (Kostrikov et al. 2021, eq. 6), [B]."""
     return batch.reward + discount * batch.discount * next_value
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()

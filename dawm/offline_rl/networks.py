@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from dawm.ensembles import EnsembleLinear
+from dawm.offline_rl.mlp import MLPs
 
 
-class TwinQ(nn.Module):
-    """Two critics Q(s, a) (clipped double Q-learning; Fujimoto et al. 2018)."""
+class TwinQ(MLPs):
+    """Two critics Q(s, a) (clipped double Q-learning; Fujimoto et al. 2018): [B, obs_dim + act_dim] → [2, 1, B].
+
+    Observations are normalised, actions lie in [-1, 1].
+    """
 
     def __init__(self, observation_dim: int, action_dim: int, hidden: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            [
-                EnsembleLinear(2, observation_dim + action_dim, hidden),
-                EnsembleLinear(2, hidden, hidden),
-                EnsembleLinear(2, hidden, 1),
-            ]
-        )
-
-    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
-        """observation [B, obs_dim] (normalised), action [B, act_dim]; returns both values, [2, B]."""
-        x = torch.cat([observation, action], dim=-1).expand(2, -1, -1)
-        x = self.layers[0](x).relu()
-        x = self.layers[1](x).relu()
-        return self.layers[2](x).squeeze(-1)
+        super().__init__(2, observation_dim + action_dim, hidden, 1)
 
 
-def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
-    )
+class Value(MLPs):
+    """V(s): [B, obs_dim] → [1, 1, B]."""
+
+    def __init__(self, observation_dim: int, hidden: int) -> None:
+        super().__init__(1, observation_dim, hidden, 1)
+
+
+class TanhActor(MLPs):
+    """The actor while it learns: [B, obs_dim] → [1, act_dim, B] before the tanh."""
+
+    def __init__(self, observation_dim: int, action_dim: int, hidden: int) -> None:
+        super().__init__(1, observation_dim, hidden, action_dim)
+
+    def plain(self) -> Actor:
+        """A copy in plain layers: what acts, and what is saved."""
+        layers = self.layers
+        actor = Actor(layers.weight1.shape[1], layers.weight3.shape[1], layers.weight1.shape[2])
+        weights = (layers.weight1[0].T, layers.bias1[0, 0], layers.weight2[0].T, layers.bias2[0, 0])
+        head = (layers.weight3[0], layers.bias3[0, :, 0])
+        actor.load_state_dict(dict(zip(actor.state_dict(), (*weights, *head), strict=True)))
+        return actor.to(layers.weight1.device)
 
 
 class Actor(nn.Module):
@@ -40,20 +45,17 @@ class Actor(nn.Module):
 
     def __init__(self, observation_dim: int, action_dim: int, hidden: int) -> None:
         super().__init__()
-        self.network = mlp(observation_dim, hidden, action_dim)
+        self.network = nn.Sequential(
+            nn.Linear(observation_dim, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
+            nn.Linear(hidden, action_dim),
+        )  # fmt: skip
 
     def forward(self, observation: Tensor) -> Tensor:
         """observation [B, obs_dim], normalised; returns [B, act_dim]."""
         return self.network(observation).tanh()
 
 
-class Value(nn.Module):
-    """V(s)."""
-
-    def __init__(self, observation_dim: int, hidden: int) -> None:
-        super().__init__()
-        self.network = mlp(observation_dim, hidden, 1)
-
-    def forward(self, observation: Tensor) -> Tensor:
-        """observation [B, obs_dim], normalised; returns [B]."""
-        return self.network(observation).squeeze(-1)
+def squared_errors(q: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ_i mean (Q_i - y)², both critics' loss, and its derivative by Q; q [2, 1, B], target [B]."""
+    error = q - target
+    return error.square().sum() / len(target), (2 / len(target)) * error

@@ -7,37 +7,38 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
 
 from dawm.config import TD3BCSettings
+from dawm.offline_rl.adam import Adam
 from dawm.offline_rl.batches import Batch
-from dawm.offline_rl.networks import Actor, TwinQ
-from dawm.training import State, adam, average_into
+from dawm.offline_rl.mlp import Layers
+from dawm.offline_rl.networks import TanhActor, TwinQ, squared_errors
+from dawm.training import State, average_into
 
 
 @dataclass
 class TD3BC:
     """Networks, targets and optimizers; `update` changes nothing else."""
 
-    actor: Actor
+    actor: TanhActor
     critic: TwinQ
-    target_actor: Actor
+    target_actor: TanhActor
     target_critic: TwinQ
-    actor_optimizer: torch.optim.Optimizer
-    critic_optimizer: torch.optim.Optimizer
+    actor_optimizer: Adam
+    critic_optimizer: Adam
     noise_shape: tuple[int, ...]
 
     @classmethod
     def create(cls, settings: TD3BCSettings, observation_dim: int, action_dim: int, device: str = "cpu") -> TD3BC:
-        actor = Actor(observation_dim, action_dim, settings.hidden).to(device)
+        actor = TanhActor(observation_dim, action_dim, settings.hidden).to(device)
         critic = TwinQ(observation_dim, action_dim, settings.hidden).to(device)
         return cls(
             actor,
             critic,
-            copy.deepcopy(actor).requires_grad_(False),
-            copy.deepcopy(critic).requires_grad_(False),
-            adam(actor.parameters(), settings.learning_rate),
-            adam(critic.parameters(), settings.learning_rate),
+            copy.deepcopy(actor),
+            copy.deepcopy(critic),
+            Adam(actor.parameters(), settings.learning_rate),
+            Adam(critic.parameters(), settings.learning_rate),
             (settings.batch_size, action_dim),
         )
 
@@ -53,39 +54,38 @@ class TD3BC:
     def update(self, batch: Batch, noise: Tensor, step: int, settings: TD3BCSettings) -> dict[str, Tensor]:
         """One gradient step on `batch`; noise [B, act_dim] is standard normal, for target policy smoothing."""
         target = td_target(self, batch, noise, settings)
-        q = self.critic(batch.observation, batch.action)
-        critic_loss = (q - target).square().mean(1).sum()
-        self.critic_optimizer.zero_grad(set_to_none=True)
-        critic_loss.backward()
-        self.critic_optimizer.step()
-        metrics = {"critic_loss": critic_loss, "q": q[0].mean()}
+        q = self.critic.layers.forward(torch.cat([batch.observation, batch.action], dim=1))
+        critic_loss, by_q = squared_errors(q.output, target)
+        self.critic_optimizer.descend(self.critic.layers.gradient(q, by_q))
         if (step + 1) % settings.policy_delay == 0:
-            loss = actor_loss(self, batch, settings.alpha)
-            self.actor_optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.actor_optimizer.step()
+            self.actor_optimizer.descend(actor_gradient(self, batch, settings.alpha))
             average_into(self.target_actor, self.actor, settings.target_rate)
             average_into(self.target_critic, self.critic, settings.target_rate)
-        return metrics
+        return {"critic_loss": critic_loss, "q": q.output[0].mean()}
 
 
-@torch.no_grad()
 def td_target(learner: TD3BC, batch: Batch, noise: Tensor, settings: TD3BCSettings) -> Tensor:
     """r + γ · discount · min_i Q̄_i(s′, clip(π̄(s′) + clip(ε)))  (Fujimoto et al. 2018, alg. 1), [B].
 
     `discount` is 0 after a true terminal, 1 at a timeout, γ^(n-1) in an n-step row.
     """
-    smoothing = (settings.policy_noise * noise).clamp(-settings.noise_clip, settings.noise_clip)
-    action = (learner.target_actor(batch.next_observation) + smoothing).clamp(-1.0, 1.0)
-    q = learner.target_critic(batch.next_observation, action).amin(0)
+    smoothing = (settings.policy_noise * noise).clamp_(-settings.noise_clip, settings.noise_clip)
+    action = (learner.target_actor(batch.next_observation)[0].tanh_().T + smoothing).clamp_(-1.0, 1.0)
+    q = learner.target_critic(torch.cat([batch.next_observation, action], dim=1)).amin((0, 1))
     return batch.reward + settings.discount * batch.discount * q
 
 
-def actor_loss(learner: TD3BC, batch: Batch, alpha: float) -> Tensor:
-    """-λ Q₁(s, π(s)) + (π(s) - a)², λ = α / mean |Q₁|  (Fujimoto & Gu 2021, eqs. 3 and 5), a scalar."""
-    learner.critic.requires_grad_(False)
-    action = learner.actor(batch.observation)
-    q = learner.critic(batch.observation, action)[0]
-    learner.critic.requires_grad_(True)
-    weight = alpha / q.abs().mean().detach()
-    return -weight * q.mean() + mse_loss(action, batch.action)
+def actor_gradient(learner: TD3BC, batch: Batch, alpha: float) -> Layers:
+    """Of -λ mean Q₁(s, π(s)) + mean (π(s) - a)²  (Fujimoto & Gu 2021, eqs. 3 and 5) by the actor's weights.
+
+    λ = α / mean |Q₁| counts as a constant.
+    """
+    actor, critic = learner.actor.layers, learner.critic.layers.member(0)
+    mean = actor.forward(batch.observation)
+    action = mean.output.tanh()  # [1, act_dim, B]
+    q = critic.forward(torch.cat([batch.observation, action[0].T], dim=1))
+    weight = alpha / q.output.abs().mean()
+    by_q = (-weight / len(batch)).expand_as(q.output)
+    by_action = critic.input_gradient(q, by_q, start=batch.observation.shape[1])
+    by_action += (2 / action.numel()) * (action - batch.action.T)
+    return actor.gradient(mean, by_action * (1 - action.square()))  # tanh′ = 1 - tanh²

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dawm.config import IQLSettings, LearnerSettings, TD3BCSettings, as_mapping
+from dawm.config import IQLSettings, TD3BCSettings, as_mapping
 from dawm.data.export import episode_returns
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import Sealed, open_sealed
@@ -18,7 +18,6 @@ from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.offline_rl.batches import Mixture
 from dawm.offline_rl.iql import IQL
-from dawm.offline_rl.networks import Actor
 from dawm.offline_rl.policy import WEIGHTS, DeterministicPolicy
 from dawm.offline_rl.td3_bc import TD3BC
 from dawm.randomness import derived_seed, generator
@@ -56,7 +55,10 @@ def train_policy(
     mixture = Mixture(real, imagined, real_fraction, observations, actions, scale, device)
     torch.manual_seed(derived_seed(seed, "policy", "weights"))
     learner = LEARNERS[algorithm][0].create(settings, real.observation_dim, real.action_dim, device)  # type: ignore[attr-defined]
-    policy = DeterministicPolicy(observations.to(device), learner.actor, actions.to(device))
+
+    def policy() -> DeterministicPolicy:
+        return DeterministicPolicy(observations.to(device), learner.actor.plain(), actions.to(device))
+
     evaluator = Evaluator(task, settings.evaluation_episodes)
     noise = NoiseStream(seed, learner.noise_shape, device)
 
@@ -64,7 +66,7 @@ def train_policy(
         return learner.update(mixture.batch(seed, step, settings.batch_size), noise.at(step), step, settings)
 
     def evaluate(step: int) -> dict[str, float]:
-        returns = evaluator.returns(policy.act, seed, step)
+        returns = evaluator.returns(policy().act, seed, step)
         scores = task.normalized_score(returns)
         return {
             "return_mean": float(returns.mean()),
@@ -78,9 +80,9 @@ def train_policy(
         Job("policy", output, {**as_mapping(settings), **chosen}, seed, device, inputs),
         update,
         learner.state(),
-        lambda: DeterministicPolicy(observations, plain_actor(learner.actor, real, settings), actions),
+        policy,
         weights=WEIGHTS,
-        metadata={**chosen, "environment": task.environment, **policy.facts()},
+        metadata={**chosen, "environment": task.environment, **policy().facts()},
         log_every=LOG_EVERY,
         evaluate=evaluate,
         evaluate_every=settings.evaluate_every,
@@ -108,13 +110,6 @@ def reward_scale(real: Transitions, wanted: bool) -> float:
     """1000 / (largest - smallest return) of the real episodes (IQL's locomotion setting), or 1."""
     returns = episode_returns(real)
     return float(1000.0 / (returns.max() - returns.min())) if wanted and np.ptp(returns) > 0 else 1.0
-
-
-def plain_actor(actor: Actor, real: Transitions, settings: LearnerSettings) -> Actor:
-    """The actor's mean network alone: what acts, whatever the learner needed beside it."""
-    plain = Actor(real.observation_dim, real.action_dim, settings.hidden)
-    plain.network.load_state_dict(actor.network.state_dict())
-    return plain
 
 
 class NoiseStream:
