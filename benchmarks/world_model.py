@@ -116,8 +116,9 @@ def matrix_peak(device: str) -> float:
     return best
 
 
-def measure_samplers(device: str) -> list[dict[str, Any]]:
-    found, block = [*cases()], BLOCK[device]
+def measure_samplers(device: str, found: list[Case]) -> list[dict[str, Any]]:
+    """A row for each case, in their order, then the machine's peak."""
+    block = BLOCK[device]
     samplers = [sampler_of(case, device) for case in found]
     flops = []
     for sample in samplers:
@@ -234,7 +235,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if parsed.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here")
-    rows = measure_samplers(parsed.device)
+    rows = measure_samplers(parsed.device, [*cases()])
     if parsed.device == "cpu":
         with tempfile.TemporaryDirectory() as work:
             rows += measure_stage(Path(work), [250_000, 1_000_000, 5_000_000] if parsed.large else [250_000])

@@ -88,6 +88,16 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--synthetic", type=Path, required=True, help="folder of synthetic transitions")
     made.add_argument("--name", default="dawm", help="the arm's name in the table")
     command("fidelity", _fidelity, "set all recipes' assessments beside each other", "results", "settings")
+    made = command(
+        "steer",
+        _steer,
+        "ask the models for other returns, and let them plan in the simulator",
+        *("dataset", "inverse-dynamics", "settings", "output"),
+    )
+    made.add_argument("--world-model", type=Path, required=True, help="folder of a trained world model")
+    made.add_argument("--forward-dynamics", type=Path, help="folder of a trained forward model, where it corrects")
+    made.add_argument("--synthesis", required=True, metavar="SETTINGS", help="the recipe's settings of synthesis")
+    command("steering", _steering, "set all recipes' steerings beside each other", "results", "settings")
     command("tables", _tables, "collect runs into tables/*.csv", "results", "settings")
     command("timings", _timings, "collect benchmark files into one table", "results", "settings", "output")
     command("figures", _figures, "draw all figures from the tables", "tables", "output")
@@ -134,11 +144,14 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def _settings(parsed: argparse.Namespace, cls: type[Any]) -> Any:
+    return _read(parsed.settings, cls, "--settings")
+
+
+def _read(text: str, cls: type[Any], option: str) -> Any:
     from dawm.config import load_yaml, parse_yaml, read
 
-    text = parsed.settings
     if text.lstrip().startswith("{"):
-        return read(cls, parse_yaml(text, "--settings"), "--settings")
+        return read(cls, parse_yaml(text, option), option)
     return read(cls, load_yaml(Path(text)), text)
 
 
@@ -295,6 +308,31 @@ def _fidelity(parsed: argparse.Namespace) -> None:
     from dawm.config import Experiment
 
     write_fidelity(parsed.results, _settings(parsed, Experiment))
+
+
+def _steer(parsed: argparse.Namespace) -> None:
+    from dawm.analysis.steering import steer
+    from dawm.config import SteeringSettings, SynthesisSettings
+
+    settings = _settings(parsed, SteeringSettings)
+    synthesis = _read(parsed.synthesis, SynthesisSettings, "--synthesis")
+    _device(parsed)
+    steer(
+        parsed.dataset,
+        parsed.world_model,
+        parsed.inverse_dynamics,
+        settings,
+        synthesis,
+        parsed.output,
+        parsed.forward_dynamics,
+    )
+
+
+def _steering(parsed: argparse.Namespace) -> None:
+    from dawm.analysis.steering_page import write_steering
+    from dawm.config import Experiment
+
+    write_steering(parsed.results, _settings(parsed, Experiment))
 
 
 def _tables(parsed: argparse.Namespace) -> None:

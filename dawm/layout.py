@@ -68,6 +68,14 @@ class Layout:
         """Of all recipes, beside each other."""
         return self.root / "fidelity"
 
+    def steering(self, dataset: str, generator: str, seed: int | str) -> Path:
+        return self.root / "steering" / dataset / generator / f"seed-{seed}"
+
+    @property
+    def steering_page(self) -> Path:
+        """Of all recipes, beside each other."""
+        return self.root / "steering-page"
+
     def policy(self, run: Run) -> Path:
         return self.root / "policies" / run.slug
 
@@ -109,3 +117,11 @@ def synthetic_sets(matrix: Matrix) -> Iterator[tuple[str, str, int]]:
 def all_synthetic_sets(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
     """(data set, generator, world-model seed) of every recipe of the config, whether or not an arm needs it."""
     yield from itertools.product(experiment.datasets, experiment.generators, experiment.world_model_seeds)
+
+
+def steerings(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
+    """(data set, generator, world-model seed) of every recipe whose world model takes a request."""
+    for dataset, generator, seed in all_synthetic_sets(experiment):
+        model = experiment.generators[generator].world_model
+        if model is not None and model.conditional:
+            yield dataset, generator, seed

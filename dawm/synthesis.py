@@ -140,18 +140,33 @@ def synthesize_block(
         ],
         axis=1,
     )
-    imagined = model.sample(
-        torch.from_numpy(transitions.observation[source]),
-        torch.from_numpy(transitions.action[source]),
-        torch.from_numpy(plan.return_to_go[numbers].astype(np.float32)),
+    return_to_go = plan.return_to_go[numbers].astype(np.float32)
+    imagined = imagine(
+        model, settings, transitions.observation[source], transitions.action[source], return_to_go, noise
+    )
+    action = transitions.action[source] if model.settings.conditional else None
+    return complete(imagined, parts.inverse_dynamics, action, source, kept, corrector)
+
+
+def imagine(
+    model: WorldModel,
+    settings: SynthesisSettings,
+    observation: np.ndarray,
+    action: np.ndarray,
+    return_to_go: np.ndarray,
+    noise: np.ndarray,
+) -> Imagined:
+    """Windows from observation [B, obs_dim], action [B, act_dim], return_to_go [B] and noise [N, B, T, C], float32."""
+    return model.sample(
+        torch.from_numpy(observation),
+        torch.from_numpy(action),
+        torch.from_numpy(return_to_go),
         torch.from_numpy(noise),
         sampler=settings.sampler,
         guidance=settings.guidance,
         temperature=settings.temperature,
         sigmas=model.sigmas(settings.sampling_steps, settings.sigma_min, settings.sigma_max, settings.rho),
     )
-    action = transitions.action[source] if model.settings.conditional else None
-    return complete(imagined, parts.inverse_dynamics, action, source, kept, corrector)
 
 
 @torch.inference_mode()

@@ -301,10 +301,15 @@ def test_recipes_run_beside_each_other_and_share_their_models(tmp_path: Path) ->
     config = yaml.safe_load((folder / "tiny.yaml").read_text())
     config |= {"experiment": "recipes", "seeds": [0]}
     plain = config["generators"]["dawm"]
+    plain["world_model"]["action_dropout"] = 0.2
     correct = {"forward_dynamics": {"hidden": 16, "layers": 1, "gradient_steps": 40, "batch_size": 32}}
     corrected = plain | correct | {"synthesis": plain["synthesis"] | {"correction": {"mode": "correct"}}}
-    joint = plain | {"world_model": plain["world_model"] | {"actions": "joint"}, "inverse_dynamics": None}
+    joint = plain | {
+        "world_model": plain["world_model"] | {"actions": "joint", "action_dropout": 0},
+        "inverse_dynamics": None,
+    }
     config["generators"] = {"plain": plain, "corrected": corrected, "joint": joint}
+    config["steering"] = {"requests": [0.5, 1.0], "rows": 20, "episodes": 1}
     arms = {name: {"real_fraction": 0.5} for name in config["generators"]}
     config["generators"]["idle"] = plain | {"synthesis": plain["synthesis"] | {"guidance": 2.0}}  # of no arm
     config["augmentations"] = arms | {"joint_only": {"real_fraction": 0, "generator": "joint"}}
@@ -346,6 +351,16 @@ def test_recipes_run_beside_each_other_and_share_their_models(tmp_path: Path) ->
         table[shared].reset_index(drop=True),
         fidelity[fidelity["augmentation"].isin(["plain", "corrected", "joint"])].reset_index(drop=True),
     )
+
+    run = snakemake(folder, "--", "steering", config="recipes.yaml")
+    assert run.returncode == 0, run.stderr
+    page = open_sealed(results / "steering-page", "steering-page")
+    assert set(page.files) == {"steering.csv", "steering.md", "steering.png", "steering.pdf"}
+    steering = pd.read_csv(results / "steering-page" / "steering.csv")
+    loops = steering.groupby("recipe", sort=False)["loop"].agg(set).to_dict()
+    both = {"open", "closed"}
+    assert loops == {"plain": both, "corrected": both, "joint": {"open"}, "idle": both}
+    assert len(page.read("steering.md").decode().splitlines()) == 2 + 4 * 2
 
 
 def test_recipes_without_inverse_dynamics_run_to_the_report(tmp_path: Path) -> None:

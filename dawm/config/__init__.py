@@ -15,6 +15,7 @@ from dawm.config.experiment import (
     AugmentationSettings,
     Experiment,
     Matrix,
+    SteeringSettings,
 )
 from dawm.config.generation import (
     ClonedPolicySettings,
@@ -55,6 +56,7 @@ __all__ = [
     "LearnerSettings",
     "Matrix",
     "RequestSettings",
+    "SteeringSettings",
     "SynthesisSettings",
     "TD3BCSettings",
     "TerminationSettings",

@@ -37,6 +37,22 @@ class AssessmentSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SteeringSettings:
+    """Stage `steer`: what the models do when they are asked for other returns."""
+
+    requests: tuple[float, ...] = setting(
+        "returns-to-go that are asked for, as multiples of the one that is 1 to the model: the largest in the data "
+        "where `return_scales` names no other",
+        (0.2, 0.4, 0.6, 0.8, 1.0, 1.2),
+        minItems=1,
+        uniqueItems=True,
+    )
+    rows: int = setting("held-out starts of windows at most, for each request", 1000, minimum=10)
+    episodes: int = setting("episodes in which the planner acts, for each request", 10, minimum=1)
+    seed: int = setting("seed of the starts, the noise and the bootstrap", 0, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One experiment: everything that `snakemake` is asked for."""
 
@@ -58,6 +74,7 @@ class Experiment:
     augmentations: dict[str, AugmentationSettings] = setting("the arms by name", minProperties=1)
     algorithms: AlgorithmsSettings = setting("the learners", minProperties=1)
     assessment: AssessmentSettings = setting("fidelity in the true simulator", AssessmentSettings)
+    steering: SteeringSettings = setting("obedience to the return that is asked for", SteeringSettings)
 
     def __post_init__(self) -> None:
         for name, arm in self.augmentations.items():

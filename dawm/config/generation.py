@@ -63,6 +63,12 @@ class WorldModelSettings:
         "drop",
     )
     condition_dropout: float = setting("p_uncond, how often the return-to-go is hidden", 0.25, minimum=0, maximum=1)
+    action_dropout: float = setting(
+        "how often the first action is hidden; more than 0 for a model that is to act as a planner too (`steer`)",
+        0.0,
+        minimum=0,
+        exclusiveMaximum=1,
+    )
     batch_size: int = setting("windows per gradient step", 256, minimum=1)
     learning_rate: float = setting("Adam's", 1e-3, exclusiveMinimum=0)
     learning_rate_schedule: Literal["cosine", "constant"] = setting("`cosine`: decayed to 0 along one", "cosine")
@@ -74,6 +80,9 @@ class WorldModelSettings:
     def __post_init__(self) -> None:
         if self.truncated_return == "average_reward_tail" and self.discount == 1:
             raise InputError("discount: expected less than 1 with truncated_return: average_reward_tail, found 1")
+        if self.action_dropout and (self.actions == "joint" or not self.conditional):
+            kind = "joint" if self.actions == "joint" else "unconditional"
+            raise InputError(f"action_dropout: expected 0 with a model that is {kind}, found {self.action_dropout}")
 
 
 @dataclass(frozen=True, kw_only=True)

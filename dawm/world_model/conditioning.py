@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class ConditionEmbedding(nn.Module):
     """Small MLPs for noise level, return-to-go and action, concatenated (Ding et al. 2024, §6.6.1), [B, 3·SIZE].
 
-    An unknown return-to-go's embedding is zero: nothing of its value passes.
+    The embedding of what is not known, a return-to-go or an action of NaN, is zero: nothing of a value passes.
     """
 
     SIZE = 32
@@ -29,7 +29,7 @@ class ConditionEmbedding(nn.Module):
             [
                 self.level(sinusoidal(noise_level, self.SIZE)),
                 self.value(return_to_go[:, None]) * known[:, None],
-                self.action(action),
+                self.action(action.nan_to_num(0.0)) * ~action.isnan().any(1, keepdim=True),
             ],
             dim=-1,
         )

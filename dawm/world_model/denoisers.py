@@ -19,7 +19,7 @@ class Denoiser(Protocol):
         self, rows: Tensor, noise_level: Tensor, action: Tensor, return_to_go: Tensor, known: Tensor
     ) -> Tensor:
         """rows [B, T, C] = c_in x, with what is given clean in row 0; noise_level [B] = c_noise, within about ±1;
-        action [B, act_dim]; return_to_go [B], read only where known [B] is true. Returns F, [B, T, C]."""
+        action [B, act_dim], NaN: not given; return_to_go [B], read where known [B] is true. Returns F, [B, T, C]."""
         ...
 
 

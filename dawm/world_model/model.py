@@ -131,7 +131,8 @@ class WorldModel(nn.Module):
         temperature: float,
         sigmas: Tensor | None = None,
     ) -> Imagined:
-        """state [B, obs_dim], action [B, act_dim], return_to_go [B] (NaN: unknown), noise [N, B, T, C], sigmas [N + 1].
+        """state [B, obs_dim], action [B, act_dim] (NaN: not given), return_to_go [B] (NaN: unknown),
+        noise [N, B, T, C], sigmas [N + 1].
 
         Predictions are kept in the data's range, as Diffuser's clip_denoised does. An unconditional model does not
         look at state, action and return_to_go.

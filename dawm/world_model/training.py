@@ -80,7 +80,8 @@ def train_world_model(
 
 
 def denoising_loss(model: WorldModel, batch: WindowBatch, rng: np.random.Generator) -> Tensor:
-    """E ‖mask · (F - (x⁰ - c_skip x)/c_out)‖² over noise levels, with the return hidden at times (DWM, alg. 17).
+    """E ‖mask · (F - (x⁰ - c_skip x)/c_out)‖² over noise levels, with the return hidden at times (DWM, alg. 17), and
+    the action too where the settings say so.
 
     x = x⁰ + σ ε. The model's own device is used; `rng` gives σ, ε and what is hidden, in this order.
     """
@@ -89,10 +90,12 @@ def denoising_loss(model: WorldModel, batch: WindowBatch, rng: np.random.Generat
     sigma = training_sigmas(settings.preconditioning, count, settings.diffusion_steps, rng)
     noise = torch.from_numpy(rng.standard_normal(batch.rows.shape, dtype=np.float32))
     shown = torch.from_numpy(rng.random(count) >= settings.condition_dropout)
+    hidden = torch.from_numpy(rng.random(count) < settings.action_dropout)
+    action = batch.action.masked_fill(hidden[:, None], torch.nan)
     rows, mask, sigma = batch.rows.to(device), batch.mask.to(device), sigma.to(device)
     noisy = rows + sigma[:, None, None] * noise.to(device)
     condition = model.condition(
-        rows[:, 0], batch.action.to(device), batch.return_to_go.to(device), (batch.known & shown).to(device)
+        rows[:, 0], action.to(device), batch.return_to_go.to(device), (batch.known & shown).to(device)
     )
     predicted, coefficients = model.network(noisy, sigma, condition)
     return (mask * (predicted - coefficients.target(rows, noisy)) ** 2).sum() / mask.sum()

@@ -27,6 +27,61 @@ rule fidelity:  # `snakemake fidelity`: how true every recipe's transitions are;
         "exec python -m dawm fidelity --results {params.folder:q} --settings {params.settings:q} 2> {log:q}"
 
 
+rule steer:
+    input:
+        unpack(model_seals),
+    output:
+        table=inside(layout.steering("{dataset}", "{generator}", "{seed}"), "steering.csv"),
+        seal=seal_of(layout.steering("{dataset}", "{generator}", "{seed}")),
+    log:
+        inside(logs, "steer", "{dataset}", "{generator}", "seed-{seed}.log"),
+    benchmark:
+        inside(benchmarks, "steer", "{dataset}", "{generator}", "seed-{seed}.tsv")
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=120,
+        gpu=0,
+    params:
+        version=1,
+        settings=text(experiment.steering),
+        synthesis=part("synthesis"),
+        dataset=lambda wildcards: layout.dataset(wildcards.dataset),
+        models=model_options,
+        folder=lambda wildcards: layout.steering(wildcards.dataset, wildcards.generator, wildcards.seed),
+    shell:
+        "exec python -m dawm steer --dataset {params.dataset:q} {params.models:q} --settings {params.settings:q}"
+        " --synthesis {params.synthesis:q} --output {params.folder:q} 2> {log:q}"
+
+
+rule steering:  # `snakemake steering`: how every recipe obeys a request, and what its planner earns; trains no learner
+    input:
+        [seal_of(layout.steering(*key)) for key in steerings(experiment)],
+        [seal_of(layout.dataset(name)) for name in experiment.datasets],
+        module("analysis/steering_page.py"),
+    output:
+        [inside(layout.steering_page, f"steering.{kind}") for kind in ("csv", "md", "png", "pdf")],
+        seal_of(layout.steering_page),
+    log:
+        inside(logs, "steering.log"),
+    benchmark:
+        inside(benchmarks, "steering.tsv")
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        settings=text(experiment),
+        folder=layout.root,
+    shell:
+        "exec python -m dawm steering --results {params.folder:q} --settings {params.settings:q} 2> {log:q}"
+
+
 rule tables:
     input:
         [seal_of(layout.policy(run)) for run in runs(matrix)],

@@ -1,0 +1,159 @@
+"""Stage `steer`: do the models obey the return that is asked for?
+
+Open loop: the reward of imagined windows, and what the simulator pays for their actions from the same starts. Closed
+loop: what the planner earns, where the world model can imagine without a given action.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dawm.analysis.fidelity import Measured, held_out_rows_of_sources, measured
+from dawm.blocks import BLOCK
+from dawm.config import RequestSettings, SteeringSettings, SynthesisSettings, as_mapping
+from dawm.data.files import only_writer, write_text
+from dawm.data.sealed import seal, unseal
+from dawm.data.transitions import Transitions, concatenate, read_transitions
+from dawm.data.windows import returns_of_steps
+from dawm.environments.evaluation import Evaluator
+from dawm.environments.oracle import Oracle
+from dawm.environments.tasks import task_of_metadata
+from dawm.errors import InputError
+from dawm.planner import Planner, plans
+from dawm.randomness import derived_seed
+from dawm.synthesis import Parts, Plan, synthesize_block
+from dawm.world_model.training import held_out_rows
+
+COLUMNS = ["loop", "request", "return_to_go", "quantity", "value", "low", "high", "count"]
+OPEN, CLOSED = "open", "closed"
+
+
+def steer(
+    dataset: Path,
+    world_model: Path,
+    inverse_dynamics: Path | None,
+    settings: SteeringSettings,
+    synthesis: SynthesisSettings,
+    output: Path,
+    forward_dynamics: Path | None = None,
+) -> None:
+    """Writes `output`/steering.csv, sealed; `synthesis` is the recipe's, whose own request and number do not count."""
+    parts = Parts.load(dataset, world_model, inverse_dynamics, forward_dynamics)
+    model = parts.world_model
+    if not model.settings.conditional:
+        raise InputError(f"{world_model}: is unconditional, so that nothing can be asked of it")
+    seed = derived_seed(settings.seed, "bootstrap")
+    ground = Ground.of(parts)
+    rows = []
+    for request in settings.requests:
+        asked = request * float(model.return_scale)
+        found = [(OPEN, *numbers) for numbers in open_loop(parts, ground, settings, synthesis, request, seed)]
+        if plans(model):
+            found += [(CLOSED, *numbers) for numbers in closed_loop(parts, ground, settings, synthesis, asked, seed)]
+        rows += [(loop, request, asked, *numbers) for loop, *numbers in found]
+    with only_writer(output):
+        unseal(output)
+        table = pd.DataFrame(rows, columns=COLUMNS)
+        write_text(output / "steering.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        seal(
+            output,
+            "steering",
+            files=["steering.csv"],
+            settings={**as_mapping(settings), "synthesis": as_mapping(synthesis)},
+            seed=settings.seed,
+            inputs=parts.inputs,
+            metadata={"plans": plans(model)},
+        )
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What windows are judged by: real transitions [n], which of them no model has seen, bool [n], the simulator."""
+
+    transitions: Transitions
+    held_out: np.ndarray
+    oracle: Oracle
+
+    @classmethod
+    def of(cls, parts: Parts) -> Ground:
+        transitions = read_transitions(parts.data, states=False)
+        held_out = held_out_rows(parts.data, transitions)
+        if not held_out.any():
+            raise InputError(f"{parts.data.folder}: expected held-out episodes to start from, found none")
+        return cls(transitions, held_out, Oracle(task_of_metadata(parts.data.metadata)))
+
+
+def open_loop(
+    parts: Parts, ground: Ground, settings: SteeringSettings, synthesis: SynthesisSettings, request: float, seed: int
+) -> Iterator[Measured]:
+    """Mean undiscounted reward of windows: as imagined, as the simulator pays for their actions, and as the data's
+    behaviour earned from the same starts."""
+    grown = imagined_from(parts, ground, settings, synthesis, request)
+    starts, place = np.unique(grown.source_row, return_inverse=True)
+    imagined = np.bincount(place, grown.reward, len(starts))
+    true = true_rewards(ground.oracle, ground.transitions.observation[starts], grown, place)
+    behaviour = returns_of_steps(ground.transitions, 1.0, parts.world_model.settings.window - 1)[starts]
+    known = ~np.isnan(true)
+    yield measured("imagined_reward", imagined[known], np.mean, seed)
+    yield measured("true_reward", true[known], np.mean, seed)
+    yield measured("behaviour_reward", behaviour[known & ~np.isnan(behaviour)], np.mean, seed)
+
+
+def imagined_from(
+    parts: Parts, ground: Ground, settings: SteeringSettings, synthesis: SynthesisSettings, request: float
+) -> Transitions:
+    """Synthetic transitions from about settings.rows held-out starts, with `request` in place of the recipe's."""
+    transitions, share = ground.transitions, ground.held_out.mean()
+    wanted = dataclasses.replace(
+        synthesis,
+        trajectories=min(len(transitions), int(settings.rows / share)),
+        shards=1,
+        seed=settings.seed,
+        request=RequestSettings(kind="value", amount=request),
+    )
+    plan = Plan(parts.world_model, wanted, transitions)
+    corrector = parts.corrector(wanted, transitions)
+    blocks = range(-(-wanted.trajectories // BLOCK))
+    grown = concatenate([synthesize_block(parts, plan, wanted, transitions, block, corrector)[0] for block in blocks])
+    return grown.take(held_out_rows_of_sources(grown, ground.held_out))
+
+
+def true_rewards(oracle: Oracle, starts: np.ndarray, grown: Transitions, place: np.ndarray) -> np.ndarray:
+    """Sums of what the simulator pays for the actions of trajectories from `starts` [n, obs_dim], float64 [n].
+
+    place: the trajectory of each row of `grown`. NaN where the simulator's state does not follow from the start's
+    observation or from a later one's. Nothing is paid after a true terminal.
+    """
+    state, total = starts.astype(np.float64), np.zeros(len(starts))
+    going = np.ones(len(starts), dtype=bool)
+    for step in np.unique(grown.horizon_step):
+        rows = np.flatnonzero((grown.horizon_step == step) & going[place])
+        here = place[rows]
+        lost = ~oracle.checkable(state[here])
+        total[here[lost]], going[here[lost]] = np.nan, False
+        rows, here = rows[~lost], here[~lost]
+        true = oracle.step(state[here], grown.action[rows].astype(np.float64))
+        state[here] = true.next_observation
+        total[here] += true.reward
+        going[here] = ~true.terminal
+    return total
+
+
+def closed_loop(
+    parts: Parts, ground: Ground, settings: SteeringSettings, synthesis: SynthesisSettings, asked: float, seed: int
+) -> Iterator[Measured]:
+    """What the planner earns when it asks for `asked`, and the CPU-seconds of a decision."""
+    assert parts.inverse_dynamics is not None  # a model that plans is not joint
+    task = ground.oracle.task
+    planner = Planner(parts.world_model, parts.inverse_dynamics, synthesis, asked, settings.seed)
+    returns = Evaluator(task, settings.episodes).returns(planner, settings.seed, 0)
+    yield measured("return", returns, np.mean, seed)
+    yield measured("normalized_score", np.asarray(task.normalized_score(returns)), np.mean, seed)
+    cost = planner.cpu_seconds / planner.decisions
+    yield "cpu_seconds_per_decision", cost, np.nan, np.nan, planner.decisions

@@ -1,0 +1,140 @@
+"""Stage `steering`: every recipe's obedience to the return that is asked for, as one table and one page of figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dawm.analysis.figures import COLORS, GREY, STYLE, save
+from dawm.analysis.steering import CLOSED, OPEN
+from dawm.analysis.tables import check_scales, read_csv, write_table
+from dawm.config import Experiment, as_mapping
+from dawm.data.files import only_writer, write_text
+from dawm.data.sealed import open_sealed, seal, unseal
+from dawm.errors import InputError
+from dawm.layout import Layout, steerings
+
+COLUMNS = {
+    (OPEN, "imagined_reward"): "window: imagined",
+    (OPEN, "true_reward"): "true",
+    (OPEN, "behaviour_reward"): "behaviour's",
+    (CLOSED, "return"): "planner's return",
+    (CLOSED, "normalized_score"): "score",
+    (CLOSED, "cpu_seconds_per_decision"): "CPU-ms per decision",
+}
+
+
+def write_steering(results: Path, experiment: Experiment) -> None:
+    """Writes `results`/steering: steering.csv (every number), steering.md (the table), steering.png, .pdf; sealed."""
+    layout = Layout(results)
+    check_scales({name: open_sealed(layout.dataset(name), "dataset") for name in experiment.datasets})
+    if not any(steerings(experiment)):
+        raise InputError("generators: expected a recipe whose world model is conditional, found none")
+    found = {key: open_sealed(layout.steering(*key), "steering") for key in steerings(experiment)}
+    table = pd.concat(
+        read_csv(sealed, "steering.csv").assign(dataset=dataset, recipe=recipe, world_model_seed=seed)
+        for (dataset, recipe, seed), sealed in found.items()
+    )
+    with only_writer(layout.steering_page):
+        unseal(layout.steering_page)
+        write_table(layout.steering_page / "steering.csv", table)
+        write_text(layout.steering_page / "steering.md", markdown(table))
+        with plt.rc_context(STYLE):
+            figure = page(table)
+            save(figure, layout.steering_page / "steering.png", {"Software": None})
+            save(
+                figure, layout.steering_page / "steering.pdf", {"CreationDate": None, "Creator": None, "Producer": None}
+            )
+            plt.close(figure)
+        seal(
+            layout.steering_page,
+            "steering-page",
+            files=["steering.csv", "steering.md", "steering.png", "steering.pdf"],
+            settings=as_mapping(experiment),
+            inputs={f"{name}/{recipe}/seed-{seed}": sealed for (name, recipe, seed), sealed in found.items()},
+            metadata={"rows": len(table)},
+        )
+
+
+def averaged(table: pd.DataFrame) -> pd.DataFrame:
+    """Over world-model seeds: a row for each data set, recipe and request, a column for each (loop, quantity)."""
+    keys = ["dataset", "recipe", "request"]
+    return table.pivot_table(index=keys, columns=["loop", "quantity"], values="value", sort=False)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """One line for each data set, recipe and request."""
+    lines = [
+        "| data set | recipe | asked for | " + " | ".join(COLUMNS.values()) + " |",
+        "|---|---|---:|" + "---:|" * len(COLUMNS),
+    ]
+    for (dataset, recipe, request), values in averaged(table).iterrows():
+        cells = " | ".join(_cells(values))
+        lines.append(f"| {dataset} | {recipe} | {request:g} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(values: pd.Series) -> Iterator[str]:
+    for key in COLUMNS:
+        value = values.get(key, np.nan)
+        if np.isnan(value):
+            yield "–"
+        elif key[1] == "cpu_seconds_per_decision":
+            yield f"{1000 * value:.2f}"
+        else:
+            yield f"{value:,.2f}" if key[0] == OPEN else f"{value:,.1f}"
+
+
+def page(table: pd.DataFrame) -> Figure:
+    """A row for each data set: rewards of windows, and the planner's score, against the request."""
+    datasets = list(table["dataset"].unique())
+    colors = dict(zip(table["recipe"].unique(), COLORS, strict=False))
+    figure, grid = plt.subplots(
+        len(datasets), 2, figsize=(10, 3.2 * len(datasets)), squeeze=False, layout="constrained"
+    )
+    for (left, right), dataset in zip(grid, datasets, strict=True):
+        chosen = table[table["dataset"] == dataset]
+        windows(left, chosen[chosen["loop"] == OPEN], colors)
+        left.set_title(f"{dataset}: open loop")
+        scores(right, chosen[chosen["loop"] == CLOSED], colors)
+        right.set_title("closed loop: the planner")
+        for axes in (left, right):
+            axes.set_xlabel("return-to-go asked for (1: the largest in the data)")
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def windows(axes: Axes, table: pd.DataFrame, colors: dict[str, str]) -> None:
+    """What a window's rewards add up to: imagined (full line), and paid by the simulator (broken)."""
+    for recipe, color in colors.items():
+        for quantity, style, word in (("imagined_reward", "-", "imagined"), ("true_reward", "--", "true")):
+            with_interval(axes, table[(table["recipe"] == recipe) & (table["quantity"] == quantity)], color, style)
+            axes.lines[-1].set_label(f"{recipe}, {word}")
+    behaviour = table.loc[table["quantity"] == "behaviour_reward", "value"].mean()
+    axes.axhline(behaviour, color=GREY, linestyle=":", linewidth=1.4, label="the data's behaviour")
+    axes.set_ylabel("reward of a window")
+
+
+def scores(axes: Axes, table: pd.DataFrame, colors: dict[str, str]) -> None:
+    """The planner's normalised score, where a recipe's world model can plan."""
+    for recipe, color in colors.items():
+        chosen = table[(table["recipe"] == recipe) & (table["quantity"] == "normalized_score")]
+        if len(chosen):
+            with_interval(axes, chosen, color, "-")
+    if not len(table):
+        axes.text(0.5, 0.5, "no model was trained to plan", ha="center", color=GREY, transform=axes.transAxes)
+    axes.set_ylabel("normalised score")
+
+
+def with_interval(axes: Axes, table: pd.DataFrame, color: str, style: str) -> None:
+    """Means over world-model seeds of values and their intervals, against the request."""
+    line = table.groupby("request")[["value", "low", "high"]].mean()
+    axes.fill_between(line.index, line["low"], line["high"], color=color, alpha=0.15, linewidth=0)
+    axes.plot(line.index, line["value"], style, color=color, marker="o", markersize=4)
