@@ -62,6 +62,9 @@ class WorldModelSettings:
         "return-to-go where a timeout cut its future off: no condition there, or the episode's mean reward goes on",
         "drop",
     )
+    loss: Literal["squared", "absolute"] = setting(
+        "of the denoiser: its optimum is the mean, or the median, of what the noisy window leaves open", "squared"
+    )
     condition_dropout: float = setting("p_uncond, how often the return-to-go is hidden", 0.25, minimum=0, maximum=1)
     action_dropout: float = setting(
         "how often the first action is hidden; more than 0 for a model that is to act as a planner too (`steer`)",

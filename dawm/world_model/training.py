@@ -81,7 +81,7 @@ def train_world_model(
 
 def denoising_loss(model: WorldModel, batch: WindowBatch, rng: np.random.Generator) -> Tensor:
     """E ‖mask · (F - (x⁰ - c_skip x)/c_out)‖² over noise levels, with the return hidden at times (DWM, alg. 17), and
-    the action too where the settings say so.
+    the action too where the settings say so; `loss: absolute` takes ‖·‖₁.
 
     x = x⁰ + σ ε. The model's own device is used; `rng` gives σ, ε and what is hidden, in this order.
     """
@@ -98,7 +98,8 @@ def denoising_loss(model: WorldModel, batch: WindowBatch, rng: np.random.Generat
         rows[:, 0], action.to(device), batch.return_to_go.to(device), (batch.known & shown).to(device)
     )
     predicted, coefficients = model.network(noisy, sigma, condition)
-    return (mask * (predicted - coefficients.target(rows, noisy)) ** 2).sum() / mask.sum()
+    error = predicted - coefficients.target(rows, noisy)
+    return (mask * (error.abs() if settings.loss == "absolute" else error**2)).sum() / mask.sum()
 
 
 def held_out_rows(data: Sealed, transitions: Transitions) -> np.ndarray:
