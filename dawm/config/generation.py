@@ -63,7 +63,7 @@ class WorldModelSettings:
         "drop",
     )
     loss: Literal["squared", "absolute"] = setting(
-        "of the denoiser: its optimum is the mean, or the median, of what the noisy window leaves open", "squared"
+        "of the denoiser: its optimum is the mean, or the median, of what the noisy window leaves open", "absolute"
     )
     condition_dropout: float = setting("p_uncond, how often the return-to-go is hidden", 0.25, minimum=0, maximum=1)
     action_dropout: float = setting(
