@@ -89,6 +89,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--name", default="dawm", help="the arm's name in the table")
     command("fidelity", _fidelity, "set all recipes' assessments beside each other", "results", "settings")
     made = command(
+        "animate", _animate, "draw imagined rollouts beside the simulator's", "dataset", "settings", "output"
+    )
+    made.add_argument("--synthetic", type=Path, required=True, help="folder of synthetic transitions")
+    made.add_argument("--name", default="dawm", help="the recipe's name in the caption")
+    made = command(
         "steer",
         _steer,
         "ask the models for other returns, and let them plan in the simulator",
@@ -308,6 +313,16 @@ def _fidelity(parsed: argparse.Namespace) -> None:
     from dawm.config import Experiment
 
     write_fidelity(parsed.results, _settings(parsed, Experiment))
+
+
+def _animate(parsed: argparse.Namespace) -> None:
+    from dawm.rendering import choose_renderer
+
+    skip = choose_renderer()  # before anything imports MuJoCo
+    from dawm.analysis.animation import animate
+    from dawm.config import AnimationSettings
+
+    animate(parsed.dataset, parsed.synthetic, _settings(parsed, AnimationSettings), parsed.output, parsed.name, skip)
 
 
 def _steer(parsed: argparse.Namespace) -> None:

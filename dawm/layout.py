@@ -68,6 +68,9 @@ class Layout:
         """Of all recipes, beside each other."""
         return self.root / "fidelity"
 
+    def animation(self, dataset: str, generator: str, seed: int | str) -> Path:
+        return self.root / "animations" / dataset / generator / f"seed-{seed}"
+
     def steering(self, dataset: str, generator: str, seed: int | str) -> Path:
         return self.root / "steering" / dataset / generator / f"seed-{seed}"
 

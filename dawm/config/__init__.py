@@ -11,6 +11,7 @@ from dawm.config.data import (
     TerminationSettings,
 )
 from dawm.config.experiment import (
+    AnimationSettings,
     AssessmentSettings,
     AugmentationSettings,
     Experiment,
@@ -40,6 +41,7 @@ from dawm.config.schema import json_schema
 
 __all__ = [
     "AlgorithmsSettings",
+    "AnimationSettings",
     "AssessmentSettings",
     "AugmentationSettings",
     "BoundSettings",

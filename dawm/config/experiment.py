@@ -53,6 +53,16 @@ class SteeringSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnimationSettings:
+    """Stage `animate`: imagined rollouts beside the simulator's."""
+
+    starts: int = setting("held-out starts, one after the other", 5, minimum=1, maximum=100)
+    size: int = setting("pixels of each half, in width and height", 280, minimum=64, maximum=480)
+    frames_per_second: float = setting("a step is a frame", 5.0, minimum=0.1, maximum=50)
+    seed: int = setting("seed of the drawn starts", 0, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One experiment: everything that `snakemake` is asked for."""
 
@@ -74,6 +84,7 @@ class Experiment:
     augmentations: dict[str, AugmentationSettings] = setting("the arms by name", minProperties=1)
     algorithms: AlgorithmsSettings = setting("the learners", minProperties=1)
     assessment: AssessmentSettings = setting("fidelity in the true simulator", AssessmentSettings)
+    animation: AnimationSettings = setting("imagined and true rollouts side by side", AnimationSettings)
     steering: SteeringSettings = setting("obedience to the return that is asked for", SteeringSettings)
 
     def __post_init__(self) -> None:

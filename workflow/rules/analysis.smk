@@ -27,6 +27,39 @@ rule fidelity:  # `snakemake fidelity`: how true every recipe's transitions are;
         "exec python -m dawm fidelity --results {params.folder:q} --settings {params.settings:q} 2> {log:q}"
 
 
+rule animate:
+    input:
+        dataset=dataset_seal,
+        synthetic=seal_of(layout.synthetic("{dataset}", "{generator}", "{seed}")),
+    output:
+        seal_of(layout.animation("{dataset}", "{generator}", "{seed}")),
+    log:
+        inside(logs, "animate", "{dataset}", "{generator}", "seed-{seed}.log"),
+    benchmark:
+        inside(benchmarks, "animate", "{dataset}", "{generator}", "seed-{seed}.tsv")
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        version=1,
+        settings=text(experiment.animation),
+        dataset=lambda wildcards: layout.dataset(wildcards.dataset),
+        synthetic=lambda wildcards: layout.synthetic(wildcards.dataset, wildcards.generator, wildcards.seed),
+        folder=lambda wildcards: layout.animation(wildcards.dataset, wildcards.generator, wildcards.seed),
+    shell:
+        "exec python -m dawm animate --dataset {params.dataset:q} --synthetic {params.synthetic:q}"
+        " --name {wildcards.generator} --settings {params.settings:q} --output {params.folder:q} 2> {log:q}"
+
+
+rule animations:  # `snakemake animations`: every recipe's imagined rollouts beside the simulator's
+    input:
+        [seal_of(layout.animation(*key)) for key in all_synthetic_sets(experiment)],
+
+
 rule steer:
     input:
         unpack(model_seals),
