@@ -309,6 +309,7 @@ def test_recipes_run_beside_each_other_and_share_their_models(tmp_path: Path) ->
         "inverse_dynamics": None,
     }
     config["generators"] = {"plain": plain, "corrected": corrected, "joint": joint}
+    config["animation"] = {"starts": 1, "size": 64}
     config["steering"] = {"requests": [0.5, 1.0], "rows": 20, "episodes": 1}
     arms = {name: {"real_fraction": 0.5} for name in config["generators"]}
     config["generators"]["idle"] = plain | {"synthesis": plain["synthesis"] | {"guidance": 2.0}}  # of no arm
@@ -352,7 +353,7 @@ def test_recipes_run_beside_each_other_and_share_their_models(tmp_path: Path) ->
         fidelity[fidelity["augmentation"].isin(["plain", "corrected", "joint"])].reset_index(drop=True),
     )
 
-    run = snakemake(folder, "--", "steering", config="recipes.yaml")
+    run = snakemake(folder, "--", "steering", "animations", config="recipes.yaml")
     assert run.returncode == 0, run.stderr
     page = open_sealed(results / "steering-page", "steering-page")
     assert set(page.files) == {"steering.csv", "steering.md", "steering.png", "steering.pdf"}
@@ -361,6 +362,7 @@ def test_recipes_run_beside_each_other_and_share_their_models(tmp_path: Path) ->
     both = {"open", "closed"}
     assert loops == {"plain": both, "corrected": both, "joint": {"open"}, "idle": both}
     assert len(page.read("steering.md").decode().splitlines()) == 2 + 4 * 2
+    assert made("animations") == ["corrected", "idle", "joint", "plain"]
 
 
 def test_recipes_without_inverse_dynamics_run_to_the_report(tmp_path: Path) -> None:
