@@ -48,7 +48,7 @@ class Planner:
         wanted = np.full(count, self.return_to_go, dtype=np.float32)
         shape = (self.settings.sampling_steps, count, model.settings.window, model.channels)
         noise = generator(self.seed, "planner", self._step).standard_normal(shape, dtype=np.float32)
-        states = imagine(model, self.settings, state, unknown, wanted, noise).states
+        states = imagine(model, self.settings, state, unknown, wanted, torch.from_numpy(noise)).states
         actions = infer(self.inverse_dynamics, torch.from_numpy(state), states[:, 1]).numpy()
         self._step += 1
         self.decisions += count

@@ -22,8 +22,8 @@ from dawm.data.windows import wanted_returns
 from dawm.errors import InputError
 from dawm.forward_dynamics import ForwardDynamics, load_forward_dynamics
 from dawm.inverse_dynamics import InverseDynamics, load_inverse_dynamics
-from dawm.randomness import generator
 from dawm.world_model.model import Imagined, WorldModel
+from dawm.world_model.noise import trajectory_noise
 from dawm.world_model.training import load_world_model
 
 
@@ -132,14 +132,9 @@ def synthesize_block(
     numbers, kept = numbers_of(settings, block)
     source = plan.source_row[numbers]
     model = parts.world_model
-    shape = (settings.sampling_steps, model.settings.window, model.channels)
-    noise = np.stack(
-        [
-            generator(settings.seed, "noise", int(row), int(draw)).standard_normal(shape, dtype=np.float32)
-            for row, draw in zip(source, plan.draw[numbers], strict=True)
-        ],
-        axis=1,
-    )
+    rows, draws = torch.from_numpy(source), torch.from_numpy(plan.draw[numbers])
+    shape = (model.settings.window, model.channels)
+    noise = trajectory_noise(settings.seed, rows, draws, settings.sampling_steps, shape)
     return_to_go = plan.return_to_go[numbers].astype(np.float32)
     imagined = imagine(
         model, settings, transitions.observation[source], transitions.action[source], return_to_go, noise
@@ -154,14 +149,14 @@ def imagine(
     observation: np.ndarray,
     action: np.ndarray,
     return_to_go: np.ndarray,
-    noise: np.ndarray,
+    noise: torch.Tensor,
 ) -> Imagined:
     """Windows from observation [B, obs_dim], action [B, act_dim], return_to_go [B] and noise [N, B, T, C], float32."""
     return model.sample(
         torch.from_numpy(observation),
         torch.from_numpy(action),
         torch.from_numpy(return_to_go),
-        torch.from_numpy(noise),
+        noise,
         sampler=settings.sampler,
         guidance=settings.guidance,
         temperature=settings.temperature,

@@ -161,7 +161,8 @@ def test_planner_infers_the_action_to_the_first_imagined_state(
     state = transitions.observation[:7]
     found = [planner(state.astype(np.float64)) for _ in range(2)]
     for step, actions in enumerate(found):
-        noise = generator(5, "planner", step).standard_normal((3, 7, 4, model.channels), dtype=np.float32)
+        drawn = generator(5, "planner", step).standard_normal((3, 7, 4, model.channels), dtype=np.float32)
+        noise = torch.from_numpy(drawn)
         unknown, wanted = np.full((7, 3), np.nan, np.float32), np.full(7, 120.0, np.float32)
         successor = imagine(model, SAMPLING, state, unknown, wanted, noise).states[:, 1]
         expected = infer(inverse, torch.from_numpy(state), successor).numpy()
