@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dawm.compute import Compute
 from dawm.config import SynthesisSettings, as_mapping
 from dawm.correction import Corrector, Steps, report
 from dawm.data.files import digest_of, only_writer, read_bytes
@@ -35,6 +36,7 @@ from dawm.progress import Progress
 from dawm.randomness import generator
 
 BLOCK = 256
+GPU_BLOCKS = 256  # together 65,536 trajectories
 COPIED_FACTS = ("environment", "environment_settings", "observation_dim", "action_dim")
 
 
@@ -48,11 +50,16 @@ class Starts:
         self.draw = np.arange(settings.trajectories) // rows
 
 
-def numbers_of(settings: SynthesisSettings, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Trajectories 256·block … 256·block + 255 and which of them count, [256] each: the last block is padded with its
-    last trajectory."""
-    numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
+def numbers_of(settings: SynthesisSettings, blocks: range) -> tuple[np.ndarray, np.ndarray]:
+    """The trajectories of these blocks and which of them count, [256 · blocks] each: block b holds 256 b … 256 b + 255,
+    and the last one is padded with its last trajectory."""
+    numbers = np.arange(blocks.start * BLOCK, blocks.stop * BLOCK)
     return np.minimum(numbers, settings.trajectories - 1), numbers < settings.trajectories
+
+
+def blocks_at_once(compute: Compute) -> int:
+    """How many blocks the networks see together: one on a CPU, so that no bit depends on the shards."""
+    return GPU_BLOCKS if compute.device == "cuda" else 1
 
 
 def check_inputs(inputs: Mapping[str, Sealed]) -> None:
@@ -83,19 +90,22 @@ def write_blocks(
     inputs: Mapping[str, Sealed],
     transitions: Transitions,
     corrector: Corrector | None,
-    make: Callable[[int], tuple[Transitions, Counter[str]]],
+    make: Callable[[range], tuple[Transitions, Counter[str]]],
+    together: int = 1,
 ) -> None:
-    """Writes shard number `shard` into `output`: make(block) for each of its blocks. transitions: the real ones."""
+    """Writes shard number `shard` into `output`: make(range of blocks) for all of its blocks, at most `together` at a
+    time (1 for the same bits whatever the shards). transitions: the real ones."""
     begin, end = shard_range(settings, shard)
     progress = Progress("synthesize", (end - begin) * BLOCK)
-    blocks: list[Transitions] = []
+    made: list[Transitions] = []
     tally: Counter[str] = Counter()
-    for block in range(begin, end):
-        rows, counted = make(block)
-        blocks.append(rows)
+    for block in range(begin, end, together):
+        blocks = range(block, min(block + together, end))
+        rows, counted = make(blocks)
+        made.append(rows)
         tally.update(counted)
-        progress.advance(BLOCK)
-    result = concatenate(blocks) if blocks else concatenate_none(transitions)
+        progress.advance(BLOCK * len(blocks))
+    result = concatenate(made) if made else concatenate_none(transitions)
     facts = {"tally": tally, "thresholds": corrector.thresholds} if corrector is not None else None
     write_shard(output / shard_name(shard, settings.shards), result, shard_digest(inputs, settings, shard), facts)
 
@@ -103,12 +113,12 @@ def write_blocks(
 def rows_of(steps: Steps, stay: torch.Tensor, source: np.ndarray) -> Transitions:
     """The table of the steps that stay, bool [B, S]; source [B]: the real rows that the trajectories grew from."""
     batch, length = stay.shape
-    keep = stay.numpy().ravel()
-    terminal = steps.terminal.numpy().ravel()[keep]
+    keep = stay.cpu().numpy().ravel()
+    terminal = steps.terminal.cpu().numpy().ravel()[keep]
     count = int(keep.sum())
 
     def flat(values: torch.Tensor) -> np.ndarray:
-        return np.ascontiguousarray(values.numpy().reshape(batch * length, -1)[keep], dtype=np.float32)
+        return np.ascontiguousarray(values.cpu().numpy().reshape(batch * length, -1)[keep], dtype=np.float32)
 
     return Transitions(
         observation=flat(steps.observation),

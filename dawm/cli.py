@@ -56,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
         "--synthetic", type=Path, help="folder of synthetic transitions; with --dataset: both, real first"
     )
     made.add_argument("--id", help="of the new Minari data set, such as dawm/hopper-medium-v0")
-    models = ("dataset", "settings", "output", "seed", "device")
+    learner = ("dataset", "settings", "output", "seed", "device")
+    models = (*learner, "precision", "compile")
     command("train-world-model", _train_world_model, "train the diffusion world model", *models)
     command("train-inverse-dynamics", _train_inverse_dynamics, "train a = f(s, s')", *models)
     command("train-forward-dynamics", _train_forward_dynamics, "train s', r = f(s, a)", *models)
@@ -65,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         "synthesize",
         _synthesize,
         "sample synthetic transitions; without --shard and --seal: all shards, then the seal",
-        *("dataset", "inverse-dynamics", "settings", "output"),
+        *("dataset", "inverse-dynamics", "settings", "output", "device", "precision", "compile"),
     )
     maker = made.add_mutually_exclusive_group(required=True)
     maker.add_argument("--world-model", type=Path, help="folder of a trained world model")
@@ -75,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--shard", type=int, help="only this shard, from 0")
     made.add_argument("--seal", action="store_true", help="only seal the shards that are there")
-    made = command("train-policy", _train_policy, "train TD3+BC or IQL on real and synthetic transitions", *models)
+    made = command("train-policy", _train_policy, "train TD3+BC or IQL on real and synthetic transitions", *learner)
     made.add_argument("--algorithm", required=True, choices=["td3_bc", "iql"])
     made.add_argument("--synthetic", type=Path, help="folder of synthetic transitions")
     made.add_argument("--real-fraction", type=float, default=1.0, help="share of real transitions per batch")
@@ -141,6 +142,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "output": {"type": Path, "required": True, "help": "where the result goes"},
     "seed": {"type": int, "default": 0},
     "device": {"default": "auto", "help": "cpu, cuda, or auto: cuda where there is one"},
+    "precision": {"choices": ["float32", "tf32", "bf16"], "default": "float32", "help": "of matrix products"},
+    "compile": {
+        "choices": ["none", "default", "graphs"],
+        "default": "none",
+        "help": "torch.compile of the networks, or with CUDA graphs too",
+    },
     "dataset": {"type": Path, "required": True, "help": "folder of a sealed data set"},
     "inverse-dynamics": {"type": Path, "help": "folder of a trained inverse dynamics model, where one infers actions"},
     "results": {"type": Path, "required": True, "help": "folder results/<experiment>"},
@@ -177,6 +184,13 @@ def _device(parsed: argparse.Namespace) -> str:
     if wanted == "cuda" and not available:
         raise InputError("--device: expected a CUDA device for 'cuda', found none")
     return wanted
+
+
+def _compute(parsed: argparse.Namespace) -> Any:
+    from dawm.compute import Compute
+    from dawm.config import ComputeSettings
+
+    return Compute(_device(parsed), ComputeSettings(precision=parsed.precision, compile=parsed.compile))
 
 
 def _export(parsed: argparse.Namespace) -> None:
@@ -218,7 +232,7 @@ def _train_world_model(parsed: argparse.Namespace) -> None:
     from dawm.world_model.training import train_world_model
 
     settings = _settings(parsed, WorldModelSettings)
-    train_world_model(parsed.dataset, settings, parsed.output, parsed.seed, _device(parsed))
+    train_world_model(parsed.dataset, settings, parsed.output, parsed.seed, _compute(parsed))
 
 
 def _train_inverse_dynamics(parsed: argparse.Namespace) -> None:
@@ -226,7 +240,7 @@ def _train_inverse_dynamics(parsed: argparse.Namespace) -> None:
     from dawm.inverse_dynamics import train_inverse_dynamics
 
     settings = _settings(parsed, InverseDynamicsSettings)
-    train_inverse_dynamics(parsed.dataset, settings, parsed.output, parsed.seed, _device(parsed))
+    train_inverse_dynamics(parsed.dataset, settings, parsed.output, parsed.seed, _compute(parsed))
 
 
 def _train_forward_dynamics(parsed: argparse.Namespace) -> None:
@@ -234,7 +248,7 @@ def _train_forward_dynamics(parsed: argparse.Namespace) -> None:
     from dawm.forward_dynamics import train_forward_dynamics
 
     settings = _settings(parsed, ForwardDynamicsSettings)
-    train_forward_dynamics(parsed.dataset, settings, parsed.output, parsed.seed, _device(parsed))
+    train_forward_dynamics(parsed.dataset, settings, parsed.output, parsed.seed, _compute(parsed))
 
 
 def _train_cloned_policy(parsed: argparse.Namespace) -> None:
@@ -242,15 +256,14 @@ def _train_cloned_policy(parsed: argparse.Namespace) -> None:
     from dawm.config import ClonedPolicySettings
 
     settings = _settings(parsed, ClonedPolicySettings)
-    train_cloned_policy(parsed.dataset, settings, parsed.output, parsed.seed, _device(parsed))
+    train_cloned_policy(parsed.dataset, settings, parsed.output, parsed.seed, _compute(parsed))
 
 
 def _synthesize(parsed: argparse.Namespace) -> None:
     from dawm.config import SynthesisSettings
 
-    settings = _settings(parsed, SynthesisSettings)
-    _device(parsed)
-    write, seal = _rollouts(parsed, settings) if parsed.cloned_policy else _samples(parsed, settings)
+    settings, compute = _settings(parsed, SynthesisSettings), _compute(parsed)
+    write, seal = _rollouts(parsed, settings, compute) if parsed.cloned_policy else _samples(parsed, settings, compute)
     if not parsed.seal:
         for shard in range(settings.shards) if parsed.shard is None else [parsed.shard]:
             write(shard)
@@ -258,18 +271,22 @@ def _synthesize(parsed: argparse.Namespace) -> None:
         seal()
 
 
-def _samples(parsed: argparse.Namespace, settings: Any) -> tuple[Callable[[int], None], Callable[[], None]]:
+def _samples(
+    parsed: argparse.Namespace, settings: Any, compute: Any
+) -> tuple[Callable[[int], None], Callable[[], None]]:
     """Of a diffusion world model: what writes a shard, and what seals them."""
     from dawm.synthesis import seal_synthetic, synthesize_shard
 
     inputs = (parsed.dataset, parsed.world_model, parsed.inverse_dynamics, settings, parsed.output)
     return (
-        lambda shard: synthesize_shard(*inputs, shard, parsed.forward_dynamics),
+        lambda shard: synthesize_shard(*inputs, shard, parsed.forward_dynamics, compute),
         lambda: seal_synthetic(*inputs, parsed.forward_dynamics),
     )
 
 
-def _rollouts(parsed: argparse.Namespace, settings: Any) -> tuple[Callable[[int], None], Callable[[], None]]:
+def _rollouts(
+    parsed: argparse.Namespace, settings: Any, compute: Any
+) -> tuple[Callable[[int], None], Callable[[], None]]:
     """The same of a one-step model."""
     from dawm.rollouts import roll_out_shard, seal_rollouts
 
@@ -278,7 +295,7 @@ def _rollouts(parsed: argparse.Namespace, settings: Any) -> tuple[Callable[[int]
     if parsed.inverse_dynamics is not None:
         raise InputError("--inverse-dynamics: expected none with --cloned-policy, whose actions need no inferring")
     inputs = (parsed.dataset, parsed.forward_dynamics, parsed.cloned_policy, settings, parsed.output)
-    return lambda shard: roll_out_shard(*inputs, shard), lambda: seal_rollouts(*inputs)
+    return lambda shard: roll_out_shard(*inputs, shard, compute), lambda: seal_rollouts(*inputs)
 
 
 def _train_policy(parsed: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dawm.compute import CPU, Compute
 from dawm.config import ClonedPolicySettings, read
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import Sealed, open_sealed
@@ -51,15 +52,15 @@ class ClonedPolicy(nn.Module):
 
 
 def train_cloned_policy(
-    dataset: Path, settings: ClonedPolicySettings, output: Path, seed: int, device: str = "cpu"
+    dataset: Path, settings: ClonedPolicySettings, output: Path, seed: int, compute: Compute = CPU
 ) -> None:
     """Writes `output`/model.safetensors, metrics.csv, evaluations.csv (see `cloning_errors`), the seal."""
-    pairs = SplitPairs.read(dataset, device)
+    pairs = SplitPairs.read(dataset, compute.device)
     torch.manual_seed(derived_seed(seed, KIND, "weights"))
     model = ClonedPolicy(settings, **pairs.dims)
     model.states = Standardizer.fit(pairs.seen.observation.cpu())
     model.actions = ActionScaler.between(pairs.task.action_low, pairs.task.action_high)
-    model.to(device)
+    model.to(compute.device)
 
     def loss(batch: Pairs, step: int) -> Tensor:
         return model.negative_log_likelihood(batch.observation, batch.action).mean()
@@ -71,7 +72,7 @@ def train_cloned_policy(
         settings,
         output,
         seed,
-        device,
+        compute,
         loss=loss,
         errors=lambda judged: cloning_errors(model, judged),
     )

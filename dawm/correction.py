@@ -64,7 +64,8 @@ def with_terminals(steps: Steps, terminals: str, task: Task) -> Steps:
     """
     if terminals == "learned":
         return steps
-    found = torch.from_numpy(np.asarray(task.terminated(steps.next_observation.double().numpy())))
+    found = torch.from_numpy(np.asarray(task.terminated(steps.next_observation.double().cpu().numpy())))
+    found = found.to(steps.ended.device)
     if terminals == "both":
         found = found | steps.terminal
     return replace(steps, terminal=found, ended=steps.ended | found)
@@ -125,14 +126,15 @@ class Corrector:
         transitions: Transitions,
         forward: ForwardDynamics | None,
         inverse: InverseDynamics | None,
+        device: str = "cpu",
     ) -> Corrector:
-        """Thresholds from the data set's real rows; the same for every shard."""
+        """Thresholds from the data set's real rows; the same for every shard. The models lie on `device`."""
         task = task_of_metadata(data.metadata)
         refuse(settings, forward, inverse, task)
         held_out, usable = held_out_rows(data, transitions), usable_pairs(data, transitions)
         rows = np.flatnonzero(held_out & usable)
         rows = generator(0, "correction", "real rows").permutation(rows)[:REAL_ROWS]
-        real = Pairs.of(transitions.take(rows))
+        real = Pairs.of(transitions.take(rows), device)
         thresholds = {}
         with torch.inference_mode():
             for name, threshold in settings.thresholds.items():
@@ -140,8 +142,8 @@ class Corrector:
                     thresholds[name] = float(threshold.value or 0.0)
                     continue
                 scores = score(name, forward, inverse, real.observation, real.action, real.next_observation)
-                thresholds[name] = float(np.quantile(scores.numpy(), threshold.quantile))
-        low, high = widened_range(transitions.take(usable & ~held_out), settings.range_margin)
+                thresholds[name] = float(np.quantile(scores.cpu().numpy(), threshold.quantile))
+        low, high = widened_range(transitions.take(usable & ~held_out), settings.range_margin, device)
         return cls(settings, forward, inverse, task, thresholds, low, high)
 
     @torch.inference_mode()
@@ -191,11 +193,11 @@ def refuse(
         )
 
 
-def widened_range(rows: Transitions, margin: float | None) -> tuple[Tensor | None, Tensor | None]:
+def widened_range(rows: Transitions, margin: float | None, device: str = "cpu") -> tuple[Tensor | None, Tensor | None]:
     """Smallest and largest state of real rows per dimension, moved apart by `margin` times their distance."""
     if margin is None:
         return None, None
-    states = torch.from_numpy(np.concatenate([rows.observation, rows.next_observation]))
+    states = torch.from_numpy(np.concatenate([rows.observation, rows.next_observation])).to(device)
     low, high = states.amin(0), states.amax(0)
     return low - margin * (high - low), high + margin * (high - low)
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dawm.compute import Compute
 from dawm.config import ClonedPolicySettings, ForwardDynamicsSettings, InverseDynamicsSettings, as_mapping
 from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.transitions import Transitions, read_transitions
@@ -94,7 +95,7 @@ def train_on_pairs(
     settings: InverseDynamicsSettings | ForwardDynamicsSettings | ClonedPolicySettings,
     output: Path,
     seed: int,
-    device: str,
+    compute: Compute,
     *,
     loss: Callable[[Pairs, int], Tensor],
     errors: Callable[[Pairs], dict[str, float]],
@@ -103,6 +104,7 @@ def train_on_pairs(
 
     The gradient is that of the members' sum, so that each member learns as if it were alone.
     """
+    compute.prepare(part for part in model.children() if any(True for _ in part.parameters()))
     members = 1 if isinstance(settings, ClonedPolicySettings) else settings.members
     optimizer = adam(model.parameters(), settings.learning_rate)
     rng = generator(seed, kind, "held-out")
@@ -112,14 +114,15 @@ def train_on_pairs(
         set_rate(optimizer, cosine_rate(step, settings.gradient_steps, settings.learning_rate))
         rows = generator(seed, kind, "step", step).integers(len(pairs.seen), size=settings.batch_size)
         torch.manual_seed(derived_seed(seed, kind, "dropout", step))
-        mean = loss(pairs.seen.take(rows), step)
+        with compute.precise():
+            mean = loss(pairs.seen.take(rows), step)
         optimizer.zero_grad(set_to_none=True)
         (members * mean).backward()
         optimizer.step()
         return {"loss": mean}
 
     train_and_seal(
-        Job(kind, output, as_mapping(settings), seed, device, {"dataset": pairs.data}),
+        Job(kind, output, as_mapping(settings), seed, compute, {"dataset": pairs.data}),
         update,
         State({"model": model}, {"optimizer": optimizer}),
         lambda: model,

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dawm.compute import CPU, Compute
 from dawm.config import ForwardDynamicsSettings, read
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import Sealed, open_sealed
@@ -98,10 +99,10 @@ class ForwardDynamics(nn.Module):
 
 
 def train_forward_dynamics(
-    dataset: Path, settings: ForwardDynamicsSettings, output: Path, seed: int, device: str = "cpu"
+    dataset: Path, settings: ForwardDynamicsSettings, output: Path, seed: int, compute: Compute = CPU
 ) -> None:
     """Writes `output`/model.safetensors, metrics.csv, evaluations.csv (see `forward_errors`), the seal."""
-    pairs = SplitPairs.read(dataset, device)
+    pairs = SplitPairs.read(dataset, compute.device)
     torch.manual_seed(derived_seed(seed, KIND, "weights"))
     model = ForwardDynamics(settings, **pairs.dims)
     model.states = Standardizer.fit(pairs.seen.observation.cpu())
@@ -109,7 +110,7 @@ def train_forward_dynamics(
     model.rewards = Standardizer.fit(pairs.seen.reward[:, None].cpu())
     model.actions = ActionScaler.between(pairs.task.action_low, pairs.task.action_high)
     model.low, model.high = observable_range(pairs.task, pairs.dims["observation_dim"])
-    model.to(device)
+    model.to(compute.device)
 
     def loss(batch: Pairs, step: int) -> Tensor:
         target = model.target(batch)
@@ -125,7 +126,7 @@ def train_forward_dynamics(
         settings,
         output,
         seed,
-        device,
+        compute,
         loss=loss,
         errors=lambda judged: forward_errors(model, judged),
     )

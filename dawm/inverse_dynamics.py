@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dawm.compute import CPU, Compute
 from dawm.config import InverseDynamicsSettings, read
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import Sealed, open_sealed
@@ -56,22 +57,22 @@ class InverseDynamics(nn.Module):
 
 
 def train_inverse_dynamics(
-    dataset: Path, settings: InverseDynamicsSettings, output: Path, seed: int, device: str = "cpu"
+    dataset: Path, settings: InverseDynamicsSettings, output: Path, seed: int, compute: Compute = CPU
 ) -> None:
     """Writes `output`/model.safetensors, metrics.csv, evaluations.csv (see `action_errors`), the seal."""
-    pairs = SplitPairs.read(dataset, device)
+    pairs = SplitPairs.read(dataset, compute.device)
     torch.manual_seed(derived_seed(seed, KIND, "weights"))
     model = InverseDynamics(settings, **pairs.dims)
     model.states = Standardizer.fit(pairs.seen.observation.cpu())
     model.changes = Standardizer.fit(pairs.seen.change.cpu())
     model.actions = ActionScaler.between(pairs.task.action_low, pairs.task.action_high)
-    model.to(device)
+    model.to(compute.device)
 
     def loss(batch: Pairs, step: int) -> Tensor:
         encoded = model.encode(batch.observation, batch.next_observation)
         if settings.input_noise > 0:
             rng = generator(seed, KIND, "input-noise", step)
-            noise = torch.from_numpy(rng.standard_normal(encoded.shape, dtype="float32")).to(device)
+            noise = torch.from_numpy(rng.standard_normal(encoded.shape, dtype="float32")).to(compute.device)
             encoded = encoded + settings.input_noise * noise
         proposed = model.propose(encoded)
         return LOSSES[settings.loss](proposed, model.actions.encode(batch.action).expand_as(proposed))
@@ -83,7 +84,7 @@ def train_inverse_dynamics(
         settings,
         output,
         seed,
-        device,
+        compute,
         loss=loss,
         errors=lambda judged: action_errors(model, judged, pairs.task),
     )

@@ -43,13 +43,13 @@ class Planner:
         begun = time.process_time()
         count = len(observations)
         model = self.world_model
-        state = observations.astype(np.float32)
-        unknown = np.full((count, len(self.inverse_dynamics.actions.low)), np.nan, dtype=np.float32)
-        wanted = np.full(count, self.return_to_go, dtype=np.float32)
+        state = torch.from_numpy(observations.astype(np.float32))
+        unknown = torch.full((count, len(self.inverse_dynamics.actions.low)), torch.nan)
+        wanted = torch.full((count,), self.return_to_go)
         shape = (self.settings.sampling_steps, count, model.settings.window, model.channels)
         noise = generator(self.seed, "planner", self._step).standard_normal(shape, dtype=np.float32)
         states = imagine(model, self.settings, state, unknown, wanted, torch.from_numpy(noise)).states
-        actions = infer(self.inverse_dynamics, torch.from_numpy(state), states[:, 1]).numpy()
+        actions = infer(self.inverse_dynamics, state, states[:, 1]).numpy()
         self._step += 1
         self.decisions += count
         self.cpu_seconds += time.process_time() - begun

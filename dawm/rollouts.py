@@ -10,19 +10,28 @@ import dataclasses
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dawm.blocks import Starts, check_inputs, numbers_of, rows_of, seal_shards, shard_range, write_blocks
+from dawm.blocks import (
+    Starts,
+    blocks_at_once,
+    check_inputs,
+    numbers_of,
+    rows_of,
+    seal_shards,
+    shard_range,
+    write_blocks,
+)
 from dawm.cloned_policy import ClonedPolicy, load_cloned_policy
+from dawm.compute import CPU, Compute
 from dawm.config import SynthesisSettings
 from dawm.correction import Corrector, Steps
 from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.errors import InputError
 from dawm.forward_dynamics import ForwardDynamics, load_forward_dynamics
-from dawm.randomness import generator
+from dawm.world_model.noise import trajectory_noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +42,10 @@ class RolloutParts:
     forward_dynamics: ForwardDynamics
     cloned_policy: ClonedPolicy
     inputs: dict[str, Sealed]
+    compute: Compute = CPU
 
     @classmethod
-    def load(cls, dataset: Path, forward_dynamics: Path, cloned_policy: Path) -> RolloutParts:
+    def load(cls, dataset: Path, forward_dynamics: Path, cloned_policy: Path, compute: Compute = CPU) -> RolloutParts:
         """Refuses models that were trained on another data set, and a forward model that is no distribution."""
         data = open_sealed(dataset, "dataset")
         forward, forward_seal = load_forward_dynamics(forward_dynamics)
@@ -44,29 +54,37 @@ class RolloutParts:
         check_inputs(inputs)
         if forward.deviations is None:
             raise InputError(f"{forward_dynamics}: expected a model trained with loss 'likelihood', found 'absolute'")
-        return cls(data, forward, policy, inputs)
+        compute.prepare([forward.network, forward.deviations, policy.network])
+        return cls(data, forward.to(compute.device), policy.to(compute.device), inputs, compute)
 
     def corrector(self, settings: SynthesisSettings, transitions: Transitions) -> Corrector:
         """It tells the terminals, too; without a filter it drops nothing."""
         forward = self.forward_dynamics if settings.correction.needs_forward_dynamics else None
-        return Corrector.prepare(settings.correction, self.data, transitions, forward, None)
+        return Corrector.prepare(settings.correction, self.data, transitions, forward, None, self.compute.device)
 
 
 def roll_out_shard(
-    dataset: Path, forward_dynamics: Path, cloned_policy: Path, settings: SynthesisSettings, output: Path, shard: int
+    dataset: Path,
+    forward_dynamics: Path,
+    cloned_policy: Path,
+    settings: SynthesisSettings,
+    output: Path,
+    shard: int,
+    compute: Compute = CPU,
 ) -> None:
     """Writes shard number `shard` (from 0) into `output`."""
     shard_range(settings, shard)
     horizon_of(settings)
-    parts = RolloutParts.load(dataset, forward_dynamics, cloned_policy)
+    parts = RolloutParts.load(dataset, forward_dynamics, cloned_policy, compute)
     transitions = read_transitions(parts.data, states=False)
     starts = Starts(settings, len(transitions))
     corrector = parts.corrector(settings, transitions)
 
-    def make(block: int) -> tuple[Transitions, Counter[str]]:
-        return roll_out_block(parts, starts, settings, transitions, block, corrector)
+    def make(blocks: range) -> tuple[Transitions, Counter[str]]:
+        return roll_out_blocks(parts, starts, settings, transitions, blocks, corrector)
 
-    write_blocks(output, settings, shard, parts.inputs, transitions, corrector, make)
+    together = blocks_at_once(compute)
+    write_blocks(output, settings, shard, parts.inputs, transitions, corrector, make, together)
 
 
 def horizon_of(settings: SynthesisSettings) -> int:
@@ -81,33 +99,28 @@ def horizon_of(settings: SynthesisSettings) -> int:
     return settings.horizon
 
 
-def roll_out_block(
+def roll_out_blocks(
     parts: RolloutParts,
     starts: Starts,
     settings: SynthesisSettings,
     transitions: Transitions,
-    block: int,
+    blocks: range,
     corrector: Corrector,
 ) -> tuple[Transitions, Counter[str]]:
-    """Transitions of trajectories 256·block … 256·block + 255, and the tally of what the corrector dropped."""
-    numbers, kept = numbers_of(settings, block)
+    """Transitions of these blocks of trajectories, and the tally of what the corrector dropped."""
+    numbers, kept = numbers_of(settings, blocks)
     source = starts.source_row[numbers]
-    observation, action = (torch.from_numpy(c[source]) for c in (transitions.observation, transitions.action))
+    device = parts.compute.device
+    columns = (transitions.observation, transitions.action)
+    observation, action = (torch.from_numpy(column[source]).to(device) for column in columns)
     shape = (horizon_of(settings), observation.shape[1] + action.shape[1] + 2)
-    noise = rollout_noise(settings.seed, source, starts.draw[numbers], shape)
-    steps = roll_out(parts.forward_dynamics, parts.cloned_policy, observation, action, noise, torch.from_numpy(~kept))
-    steps, stay, tally = corrector.apply(steps)
+    rows, draws = (torch.from_numpy(values).to(device) for values in (source, starts.draw[numbers]))
+    noise = trajectory_noise(settings.seed, rows, draws, shape, "rollout")
+    padding = torch.from_numpy(~kept).to(device)
+    with parts.compute.precise():
+        steps = roll_out(parts.forward_dynamics, parts.cloned_policy, observation, action, noise, padding)
+        steps, stay, tally = corrector.apply(steps)
     return rows_of(steps, stay, source), tally
-
-
-def rollout_noise(seed: int, source: np.ndarray, draw: np.ndarray, shape: tuple[int, int]) -> Tensor:
-    """Standard normal [S, B, width] for shape (S, width): every trajectory, by source row and draw ([B] each), owns its
-    own."""
-    own = [
-        generator(seed, "rollout", int(row), int(number)).standard_normal(shape, dtype=np.float32)
-        for row, number in zip(source, draw, strict=True)
-    ]
-    return torch.from_numpy(np.stack(own, axis=1))
 
 
 @torch.inference_mode()
@@ -131,7 +144,7 @@ def roll_out(
         rewards.append(reward)
         actions.append(policy.sample(successor, act))
     states = torch.stack(observations, dim=1)  # [B, S + 1, obs_dim]
-    never = torch.zeros(len(observation), len(noise), dtype=torch.bool)
+    never = torch.zeros(len(observation), len(noise), dtype=torch.bool, device=states.device)
     return Steps(
         observation=states[:, :-1],
         action=torch.stack(actions[:-1], dim=1),

@@ -12,8 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from dawm.blocks import Starts, check_inputs, numbers_of, rows_of, seal_shards, shard_range, write_blocks
+from dawm.blocks import (
+    Starts,
+    blocks_at_once,
+    check_inputs,
+    numbers_of,
+    rows_of,
+    seal_shards,
+    shard_range,
+    write_blocks,
+)
+from dawm.compute import CPU, Compute
 from dawm.config import CorrectionSettings, RequestSettings, SynthesisSettings
 from dawm.correction import Corrector, Steps
 from dawm.data.sealed import Sealed, open_sealed
@@ -36,10 +47,16 @@ class Parts:
     inverse_dynamics: InverseDynamics | None
     forward_dynamics: ForwardDynamics | None
     inputs: dict[str, Sealed]
+    compute: Compute = CPU
 
     @classmethod
     def load(
-        cls, dataset: Path, world_model: Path, inverse_dynamics: Path | None, forward_dynamics: Path | None = None
+        cls,
+        dataset: Path,
+        world_model: Path,
+        inverse_dynamics: Path | None,
+        forward_dynamics: Path | None = None,
+        compute: Compute = CPU,
     ) -> Parts:
         """Refuses models that were trained on another data set, and none where actions must be inferred."""
         data = open_sealed(dataset, "dataset")
@@ -54,14 +71,23 @@ class Parts:
             forward, seals["forward_dynamics"] = load_forward_dynamics(forward_dynamics)
         inputs = {"dataset": data, **seals}
         check_inputs(inputs)
-        return cls(data, model, inverse, forward, inputs)
+        compute.prepare([model.denoiser, inverse, forward])
+        for part in (model, inverse, forward):
+            if part is not None:
+                part.to(compute.device)
+        return cls(data, model, inverse, forward, inputs, compute)
 
     def corrector(self, settings: SynthesisSettings, transitions: Transitions) -> Corrector | None:
         """None where transitions are written as they were imagined."""
         if settings.correction == CorrectionSettings() and self.forward_dynamics is None:
             return None
         return Corrector.prepare(
-            settings.correction, self.data, transitions, self.forward_dynamics, self.inverse_dynamics
+            settings.correction,
+            self.data,
+            transitions,
+            self.forward_dynamics,
+            self.inverse_dynamics,
+            self.compute.device,
         )
 
 
@@ -73,12 +99,13 @@ def synthesize_shard(
     output: Path,
     shard: int,
     forward_dynamics: Path | None = None,
+    compute: Compute = CPU,
 ) -> None:
     """Writes shard number `shard` (from 0) into `output`."""
     shard_range(settings, shard)
     if settings.horizon is not None:
         raise InputError(f"horizon: expected null with a world model, whose window tells it, found {settings.horizon}")
-    parts = Parts.load(dataset, world_model, inverse_dynamics, forward_dynamics)
+    parts = Parts.load(dataset, world_model, inverse_dynamics, forward_dynamics, compute)
     trained = parts.world_model.settings
     levels = trained.diffusion_steps
     if settings.sampling_steps > levels and trained.preconditioning != "edm":
@@ -90,10 +117,11 @@ def synthesize_shard(
     plan = Plan(parts.world_model, settings, transitions)
     corrector = parts.corrector(settings, transitions)
 
-    def make(block: int) -> tuple[Transitions, Counter[str]]:
-        return synthesize_block(parts, plan, settings, transitions, block, corrector)
+    def make(blocks: range) -> tuple[Transitions, Counter[str]]:
+        return synthesize_blocks(parts, plan, settings, transitions, blocks, corrector)
 
-    write_blocks(output, settings, shard, parts.inputs, transitions, corrector, make)
+    together = blocks_at_once(compute)
+    write_blocks(output, settings, shard, parts.inputs, transitions, corrector, make, together)
 
 
 class Plan(Starts):
@@ -117,45 +145,44 @@ def requested_returns(request: RequestSettings, own: np.ndarray, scale: float) -
     return np.full(len(own), asked)
 
 
-def synthesize_block(
+def synthesize_blocks(
     parts: Parts,
     plan: Plan,
     settings: SynthesisSettings,
     transitions: Transitions,
-    block: int,
+    blocks: range,
     corrector: Corrector | None = None,
 ) -> tuple[Transitions, Counter[str]]:
-    """Complete transitions of trajectories 256·block … 256·block + 255, and the tally of what the corrector dropped.
-
-    The last block is padded with its last trajectory.
-    """
-    numbers, kept = numbers_of(settings, block)
+    """Complete transitions of these blocks of 256 trajectories, which the networks see at once, and the tally of what
+    the corrector dropped. The last block is padded with its last trajectory."""
+    numbers, kept = numbers_of(settings, blocks)
     source = plan.source_row[numbers]
-    model = parts.world_model
-    rows, draws = torch.from_numpy(source), torch.from_numpy(plan.draw[numbers])
-    shape = (model.settings.window, model.channels)
-    noise = trajectory_noise(settings.seed, rows, draws, settings.sampling_steps, shape)
-    return_to_go = plan.return_to_go[numbers].astype(np.float32)
-    imagined = imagine(
-        model, settings, transitions.observation[source], transitions.action[source], return_to_go, noise
-    )
-    action = transitions.action[source] if model.settings.conditional else None
-    return complete(imagined, parts.inverse_dynamics, action, source, kept, corrector)
+    model, device = parts.world_model, parts.compute.device
+    columns = (transitions.observation, transitions.action)
+    observation, action = (torch.from_numpy(column[source]).to(device) for column in columns)
+    return_to_go = torch.from_numpy(plan.return_to_go[numbers].astype(np.float32)).to(device)
+    rows, draws = (torch.from_numpy(values).to(device) for values in (source, plan.draw[numbers]))
+    shape = (settings.sampling_steps, model.settings.window, model.channels)
+    with parts.compute.precise():
+        noise = trajectory_noise(settings.seed, rows, draws, shape)
+        imagined = imagine(model, settings, observation, action, return_to_go, noise)
+        given = action if model.settings.conditional else None
+        return complete(imagined, parts.inverse_dynamics, given, source, kept, corrector)
 
 
 def imagine(
     model: WorldModel,
     settings: SynthesisSettings,
-    observation: np.ndarray,
-    action: np.ndarray,
-    return_to_go: np.ndarray,
-    noise: torch.Tensor,
+    observation: Tensor,
+    action: Tensor,
+    return_to_go: Tensor,
+    noise: Tensor,
 ) -> Imagined:
     """Windows from observation [B, obs_dim], action [B, act_dim], return_to_go [B] and noise [N, B, T, C], float32."""
     return model.sample(
-        torch.from_numpy(observation),
-        torch.from_numpy(action),
-        torch.from_numpy(return_to_go),
+        observation,
+        action,
+        return_to_go,
         noise,
         sampler=settings.sampler,
         guidance=settings.guidance,
@@ -168,7 +195,7 @@ def imagine(
 def complete(
     imagined: Imagined,
     inverse_dynamics: InverseDynamics | None,
-    action: np.ndarray | None,
+    action: Tensor | None,
     source: np.ndarray,
     kept: np.ndarray,
     corrector: Corrector | None = None,
@@ -187,8 +214,8 @@ def complete(
     else:
         actions = inverse_dynamics(observation, successor)
         if action is not None:
-            actions = torch.cat([torch.from_numpy(action)[:, None], actions[:, 1:]], dim=1)
-    padding = torch.from_numpy(~kept)[:, None]
+            actions = torch.cat([action[:, None], actions[:, 1:]], dim=1)
+    padding = torch.from_numpy(~kept)[:, None].to(successor.device)
     steps = Steps(observation, actions, imagined.rewards, successor, imagined.terminals, imagined.terminals, padding)
     if corrector is None:
         return rows_of(steps, steps.counts, source), Counter()

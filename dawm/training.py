@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dawm import __version__
+from dawm.compute import Compute
 from dawm.data.files import digest_of, only_writer, whole_file, write_text
 from dawm.data.sealed import Sealed, seal, unseal
 from dawm.data.weights import save_weights
@@ -33,14 +34,14 @@ class Job:
     output: Path
     settings: Mapping[str, Any]
     seed: int
-    device: str
+    compute: Compute
     inputs: Mapping[str, Sealed]
 
     @property
     def digest(self) -> str:
         """Checkpoints belong to it."""
         inputs = {name: sealed.digest for name, sealed in self.inputs.items()}
-        return digest_of([__version__, self.kind, self.settings, self.seed, self.device, inputs])
+        return digest_of([__version__, self.kind, self.settings, self.seed, self.compute.identity, inputs])
 
 
 def train_and_seal(

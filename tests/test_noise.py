@@ -30,7 +30,7 @@ def test_philox_gives_the_known_answers(counter: tuple, key: tuple, expected: tu
 
 
 def noise(rows: list[int], draws: list[int], steps: int = 3, seed: int = 0, shape: tuple[int, int] = (8, 13)):
-    return trajectory_noise(seed, torch.tensor(rows), torch.tensor(draws), steps, shape)
+    return trajectory_noise(seed, torch.tensor(rows), torch.tensor(draws), (steps, *shape))
 
 
 def test_noise_is_standard_normal_and_uncorrelated() -> None:
@@ -66,5 +66,13 @@ def test_sizes_that_four_does_not_divide_lose_nothing() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**40, -3])
-def test_key_is_two_words_of_any_seed(seed: int) -> None:
-    assert all(0 <= word <= FULL for word in noise_key(seed)) and noise_key(seed) != noise_key(seed + 1)
+def test_key_is_two_words_of_any_seed_and_purpose(seed: int) -> None:
+    key = noise_key(seed, "noise")
+    assert all(0 <= word <= FULL for word in key)
+    assert len({key, noise_key(seed + 1, "noise"), noise_key(seed, "rollout")}) == 3
+
+
+def test_purposes_have_noise_of_their_own() -> None:
+    rows, draws = torch.tensor([5, 9]), torch.tensor([0, 0])
+    windows, rollouts = (trajectory_noise(3, rows, draws, (4, 6), purpose) for purpose in ("noise", "rollout"))
+    assert windows.shape == (4, 2, 6) and not torch.isin(windows, rollouts).any()

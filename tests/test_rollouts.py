@@ -28,7 +28,8 @@ from dawm.data.transitions import Transitions, read_transitions
 from dawm.environments.tasks import TASKS
 from dawm.errors import InputError
 from dawm.forward_dynamics import ForwardDynamics, train_forward_dynamics
-from dawm.rollouts import RolloutParts, roll_out, roll_out_block, roll_out_shard, rollout_noise, seal_rollouts
+from dawm.rollouts import RolloutParts, roll_out, roll_out_blocks, roll_out_shard, seal_rollouts
+from dawm.world_model.noise import trajectory_noise
 
 Models = tuple[Path, Path, Path]
 FUNCTION = CorrectionSettings(terminals="function")
@@ -94,14 +95,6 @@ def test_more_trajectories_change_none_of_the_earlier_ones(models: Models, rolle
     assert_same_bits(fewer, rolled.take(slice(0, len(fewer))))
 
 
-def test_noise_belongs_to_the_source_row_and_its_draw() -> None:
-    rows, draws = np.array([5, 9, 5]), np.array([0, 0, 1])
-    noise = rollout_noise(3, rows, draws, (4, 6))
-    assert noise.shape == (4, 3, 6) and len(noise.unique()) == noise.numel()
-    assert torch.equal(rollout_noise(3, rows[::-1], draws[::-1], (4, 6)), noise.flip(1))
-    assert not torch.isin(rollout_noise(4, rows, draws, (4, 6)), noise).any()
-
-
 def test_networks_see_blocks_of_one_size_whatever_is_left_over(models: Models, transitions: Transitions) -> None:
     parts, rows = RolloutParts.load(*models), []
     assert parts.forward_dynamics.deviations is not None
@@ -109,7 +102,7 @@ def test_networks_see_blocks_of_one_size_whatever_is_left_over(models: Models, t
         network.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     starts, corrector = Starts(SETTINGS, len(transitions)), parts.corrector(SETTINGS, transitions)
     for block in range(3):
-        roll_out_block(parts, starts, SETTINGS, transitions, block, corrector)
+        roll_out_blocks(parts, starts, SETTINGS, transitions, range(block, block + 1), corrector)
     assert rows == 3 * 5 * 3 * [BLOCK]
 
 
@@ -164,7 +157,7 @@ def test_every_member_is_drawn_as_often(monkeypatch: pytest.MonkeyPatch) -> None
         return s, torch.zeros(len(s))
 
     monkeypatch.setattr(forward, "sample", sample)
-    noise = rollout_noise(0, np.arange(BLOCK), np.zeros(BLOCK, dtype=int), (20, 16))
+    noise = trajectory_noise(0, torch.arange(BLOCK), torch.zeros(BLOCK, dtype=torch.int64), (20, 16))
     noise[0, 0, -1], noise[0, 1, -1] = 40.0, -40.0  # rounding must not lead past the last member
     roll_out(forward, policy, torch.zeros(BLOCK, 11), torch.zeros(BLOCK, 3), noise, torch.zeros(BLOCK))
     share = torch.stack(drawn).flatten().bincount(minlength=5) / (20 * BLOCK)

@@ -158,14 +158,13 @@ def test_planner_infers_the_action_to_the_first_imagined_state(
 ) -> None:
     model, inverse = load_world_model(hopper_planner)[0], load_inverse_dynamics(inverse_dynamics)[0]
     planner = Planner(model, inverse, SAMPLING, return_to_go=120.0, seed=5)
-    state = transitions.observation[:7]
-    found = [planner(state.astype(np.float64)) for _ in range(2)]
+    state = torch.from_numpy(transitions.observation[:7])
+    found = [planner(state.double().numpy()) for _ in range(2)]
     for step, actions in enumerate(found):
         drawn = generator(5, "planner", step).standard_normal((3, 7, 4, model.channels), dtype=np.float32)
-        noise = torch.from_numpy(drawn)
-        unknown, wanted = np.full((7, 3), np.nan, np.float32), np.full(7, 120.0, np.float32)
-        successor = imagine(model, SAMPLING, state, unknown, wanted, noise).states[:, 1]
-        expected = infer(inverse, torch.from_numpy(state), successor).numpy()
+        unknown, wanted = torch.full((7, 3), torch.nan), torch.full((7,), 120.0)
+        successor = imagine(model, SAMPLING, state, unknown, wanted, torch.from_numpy(drawn)).states[:, 1]
+        expected = infer(inverse, state, successor).numpy()
         assert actions.tobytes() == expected.tobytes()
     assert not np.array_equal(*found)  # the second step has its own noise
     assert planner.decisions == 14 and planner.cpu_seconds > 0

@@ -23,7 +23,7 @@ from dawm.synthesis import (
     complete,
     requested_returns,
     seal_synthetic,
-    synthesize_block,
+    synthesize_blocks,
     synthesize_shard,
 )
 from dawm.world_model.model import Imagined
@@ -107,7 +107,7 @@ def block_of(
         plan.source_row[:BLOCK] = plan.source_row[:BLOCK][order]
         plan.return_to_go[:BLOCK] = plan.return_to_go[:BLOCK][order]
     plan.draw[:] = draw
-    found, _ = synthesize_block(parts, plan, settings, transitions, 0)
+    found, _ = synthesize_blocks(parts, plan, settings, transitions, range(1))
     return found.take(np.lexsort((found.horizon_step, found.source_row)))
 
 
@@ -132,8 +132,8 @@ def test_noise_depends_on_the_seed_and_on_the_draw_of_a_row(
 
     reseeded = Plan(parts.world_model, synthesis_settings, transitions)
     other = dataclasses.replace(synthesis_settings, seed=1)  # the starts of seed 0, the noise of seed 1
-    again, _ = synthesize_block(parts, reseeded, other, transitions, 0)
-    original, _ = synthesize_block(parts, reseeded, synthesis_settings, transitions, 0)
+    again, _ = synthesize_blocks(parts, reseeded, other, transitions, range(1))
+    original, _ = synthesize_blocks(parts, reseeded, synthesis_settings, transitions, range(1))
     np.testing.assert_array_equal(again.source_row, original.source_row)
     assert (np.abs(again.next_observation - original.next_observation).max(1) > 1e-3).mean() > 0.9
 
@@ -152,7 +152,7 @@ def test_noise_differs_between_the_rows_of_a_draw_and_between_the_draws_of_a_row
         observation=np.repeat(transitions.observation[5:6], len(transitions), axis=0),
         action=np.repeat(transitions.action[5:6], len(transitions), axis=0),
     )
-    found, _ = synthesize_block(parts, plan, synthesis_settings, alike, 0)
+    found, _ = synthesize_blocks(parts, plan, synthesis_settings, alike, range(1))
     first = found.take(found.horizon_step == 1)
     assert len(np.unique(first.next_observation, axis=0)) == BLOCK
 
@@ -166,7 +166,7 @@ def test_networks_see_blocks_of_one_size_whatever_is_left_over(
         network.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     plan = Plan(parts.world_model, synthesis_settings, transitions)
     for block in range(3):
-        synthesize_block(parts, plan, synthesis_settings, transitions, block)
+        synthesize_blocks(parts, plan, synthesis_settings, transitions, range(block, block + 1))
     assert rows == 3 * [512, 512, 512, 256]  # 3 sampling steps with and without the condition, then the actions
 
 
@@ -252,12 +252,12 @@ def test_synthetic_rows_fit_the_schema_and_the_bounds(imagined: Transitions) -> 
     assert imagined.qpos is None and imagined.qvel is None
 
 
-def hand_made() -> tuple[Imagined, np.ndarray, np.ndarray]:
+def hand_made() -> tuple[Imagined, torch.Tensor, np.ndarray]:
     """Four windows of T = 4: never ended, ended at once, ended in the middle, ended last; real actions and sources."""
     g = torch.Generator().manual_seed(0)
     terminals = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 1, 1], [0, 0, 1]], dtype=torch.bool)
     states, rewards = torch.randn(4, 4, 11, generator=g), torch.arange(12.0).reshape(4, 3)
-    action = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
+    action = torch.linspace(-1, 1, 12).reshape(4, 3)
     return Imagined(states, rewards, terminals), action, np.array([40, 10, 30, 20])
 
 

@@ -27,7 +27,7 @@ from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.planner import Planner, plans
 from dawm.randomness import derived_seed
-from dawm.synthesis import Parts, Plan, synthesize_block
+from dawm.synthesis import Parts, Plan, synthesize_blocks
 from dawm.world_model.training import held_out_rows
 
 COLUMNS = ["loop", "request", "return_to_go", "quantity", "value", "low", "high", "count"]
@@ -119,8 +119,8 @@ def imagined_from(
     )
     plan = Plan(parts.world_model, wanted, transitions)
     corrector = parts.corrector(wanted, transitions)
-    blocks = range(-(-wanted.trajectories // BLOCK))
-    grown = concatenate([synthesize_block(parts, plan, wanted, transitions, block, corrector)[0] for block in blocks])
+    blocks = [range(b, b + 1) for b in range(-(-wanted.trajectories // BLOCK))]
+    grown = concatenate([synthesize_blocks(parts, plan, wanted, transitions, block, corrector)[0] for block in blocks])
     return grown.take(held_out_rows_of_sources(grown, ground.held_out))
 
 

@@ -3,6 +3,7 @@
 The schema is the only judge of a config: workflow, command line, an editor and the tests all read the same one.
 """
 
+from dawm.config.compute import ComputeSettings
 from dawm.config.data import (
     BoundSettings,
     EnvironmentSettings,
@@ -46,6 +47,7 @@ __all__ = [
     "AugmentationSettings",
     "BoundSettings",
     "ClonedPolicySettings",
+    "ComputeSettings",
     "CorrectionSettings",
     "EnvironmentSettings",
     "Experiment",

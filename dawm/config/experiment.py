@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from dawm.config.compute import ComputeSettings
 from dawm.config.data import ExportSettings, InspectionSettings
 from dawm.config.fields import SLUG, setting
 from dawm.config.learners import AlgorithmsSettings, IQLSettings, TD3BCSettings
@@ -85,6 +86,7 @@ class Experiment:
     algorithms: AlgorithmsSettings = setting("the learners", minProperties=1)
     assessment: AssessmentSettings = setting("fidelity in the true simulator", AssessmentSettings)
     animation: AnimationSettings = setting("imagined and true rollouts side by side", AnimationSettings)
+    compute: ComputeSettings = setting("how models are trained and sampled from", ComputeSettings)
     steering: SteeringSettings = setting("obedience to the return that is asked for", SteeringSettings)
 
     def __post_init__(self) -> None:

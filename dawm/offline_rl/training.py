@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dawm.compute import Compute
 from dawm.config import IQLSettings, TD3BCSettings, as_mapping
 from dawm.data.export import episode_returns
 from dawm.data.normalizers import ActionScaler, Standardizer
@@ -77,7 +78,7 @@ def train_policy(
 
     chosen = {"algorithm": algorithm, "real_fraction": real_fraction}
     train_and_seal(
-        Job("policy", output, {**as_mapping(settings), **chosen}, seed, device, inputs),
+        Job("policy", output, {**as_mapping(settings), **chosen}, seed, Compute(device), inputs),
         update,
         learner.state(),
         policy,

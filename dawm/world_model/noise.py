@@ -1,4 +1,4 @@
-"""The samplers' noise: a counter-based generator over whole tensors, for a trajectory's own numbers on any device.
+"""The noise of trajectories: a counter-based generator over whole tensors, each trajectory's own on any device.
 
 `dawm.randomness` makes an object per stream, which costs more than the numbers of a trajectory; this is the same
 generator family in tensor arithmetic. Integers agree bit for bit everywhere, normals up to the rounding of log and cos.
@@ -48,25 +48,27 @@ def normal_pair(radius: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
     return length * turn.cos(), length * turn.sin()
 
 
-def noise_key(seed: int) -> tuple[int, int]:
-    """The key of a run's noise; seeds are of any size."""
-    digest = hashlib.blake2b(f"{seed}/noise".encode(), digest_size=8).digest()
+def noise_key(seed: int, purpose: str) -> tuple[int, int]:
+    """The key of a run's noise for one purpose; seeds are of any size."""
+    digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
 
-def trajectory_noise(seed: int, source_row: Tensor, draw: Tensor, steps: int, shape: tuple[int, int]) -> Tensor:
-    """Standard normal noise of `steps` sampling steps for windows of `shape` (T, C), float32 [steps, B, T, C].
+def trajectory_noise(
+    seed: int, source_row: Tensor, draw: Tensor, shape: tuple[int, ...], purpose: str = "noise"
+) -> Tensor:
+    """Standard normal noise for `shape` = (steps, ...) of each trajectory, float32 [steps, B, ...].
 
-    source_row, draw: int64 [B], on the device where the noise is wanted. A trajectory's numbers are functions of the
-    seed, its row and its draw alone, and those of its first steps do not depend on how many follow.
+    source_row, draw: int64 [B], on the device where the noise is wanted. A trajectory's numbers are functions of seed,
+    purpose, row and draw alone, and those of its first steps do not depend on how many follow.
     """
-    size = shape[0] * shape[1]
+    steps, size = shape[0], math.prod(shape[1:])
     fours = -(-size // 4)
     place = torch.arange(steps * fours, device=source_row.device)
     row = source_row[:, None]  # [B, 1]
     counter = (place[None], row & WORD, row >> 32, draw[:, None])
-    a, b, c, d = philox(counter, noise_key(seed))
+    a, b, c, d = philox(counter, noise_key(seed, purpose))
     normals = torch.cat(
         [part.unflatten(1, (steps, fours)) for part in (*normal_pair(a, b), *normal_pair(c, d))], dim=2
     )  # [B, steps, 4 fours]
-    return normals[:, :, :size].transpose(0, 1).reshape(steps, -1, *shape)
+    return normals[:, :, :size].transpose(0, 1).reshape(steps, -1, *shape[1:])

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dawm.compute import CPU, Compute
 from dawm.config import WorldModelSettings, as_mapping, read
 from dawm.data.normalizers import ActionScaler, MinMaxScaler
 from dawm.data.sealed import Sealed, open_sealed
@@ -28,7 +29,7 @@ HELD_OUT_WINDOWS = 1024
 
 
 def train_world_model(
-    dataset: Path, settings: WorldModelSettings, output: Path, seed: int, device: str = "cpu"
+    dataset: Path, settings: WorldModelSettings, output: Path, seed: int, compute: Compute = CPU
 ) -> None:
     """Writes `output`/model.safetensors (averaged weights, normalizers), metrics.csv and the seal."""
     data = open_sealed(dataset, "dataset")
@@ -41,8 +42,9 @@ def train_world_model(
         raise InputError(
             f"{dataset}: no window of {settings.window} rows fits into its episodes; use a smaller `window`"
         )
-    model.to(device)
+    model.to(compute.device)
     averaged = copy.deepcopy(model)
+    compute.prepare([model.denoiser])
     optimizer = adam(model.denoiser.parameters(), settings.learning_rate)
 
     def update(step: int) -> dict[str, Tensor]:
@@ -50,7 +52,8 @@ def train_world_model(
             set_rate(optimizer, cosine_rate(step, settings.gradient_steps, settings.learning_rate))
         rng = generator(seed, "world-model", "step", step)
         numbers = torch.from_numpy(rng.integers(len(train_windows), size=settings.batch_size))
-        loss = denoising_loss(model, train_windows.batch(numbers), rng)
+        with compute.precise():
+            loss = denoising_loss(model, train_windows.batch(numbers), rng)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -67,7 +70,7 @@ def train_world_model(
         return {"held_out_loss": float(denoising_loss(averaged, test_windows.batch(numbers), rng))}
 
     train_and_seal(
-        Job("world-model", output, as_mapping(settings), seed, device, {"dataset": data}),
+        Job("world-model", output, as_mapping(settings), seed, compute, {"dataset": data}),
         update,
         State({"model": model, "averaged": averaged}, {"optimizer": optimizer}),
         lambda: averaged,

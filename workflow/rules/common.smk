@@ -45,6 +45,9 @@ def text(settings):
     return json.dumps(as_mapping(settings))
 
 
+COMPUTE = ["--precision", experiment.compute.precision, "--compile", experiment.compute.compile]
+
+
 def inside(folder, *names):
     return str(Path(folder, *names))
 

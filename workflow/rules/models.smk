@@ -22,11 +22,12 @@ rule train_world_model:
     params:
         version=1,
         settings=part("world_model"),
+        compute=COMPUTE,
         dataset=lambda wildcards: layout.dataset(wildcards.dataset),
         folder=lambda wildcards: layout.world_model(wildcards.dataset, wildcards.generator, wildcards.seed),
     shell:
         "exec python -m dawm train-world-model --dataset {params.dataset:q} --settings {params.settings:q}"
-        " --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
+        " {params.compute} --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
 
 
 rule train_inverse_dynamics:
@@ -50,11 +51,12 @@ rule train_inverse_dynamics:
     params:
         version=1,
         settings=part("inverse_dynamics"),
+        compute=COMPUTE,
         dataset=lambda wildcards: layout.dataset(wildcards.dataset),
         folder=lambda wildcards: layout.inverse_dynamics(wildcards.dataset, wildcards.generator, wildcards.seed),
     shell:
         "exec python -m dawm train-inverse-dynamics --dataset {params.dataset:q} --settings {params.settings:q}"
-        " --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
+        " {params.compute} --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
 
 
 rule train_forward_dynamics:
@@ -78,11 +80,12 @@ rule train_forward_dynamics:
     params:
         version=1,
         settings=part("forward_dynamics"),
+        compute=COMPUTE,
         dataset=lambda wildcards: layout.dataset(wildcards.dataset),
         folder=lambda wildcards: layout.forward_dynamics(wildcards.dataset, wildcards.generator, wildcards.seed),
     shell:
         "exec python -m dawm train-forward-dynamics --dataset {params.dataset:q} --settings {params.settings:q}"
-        " --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
+        " {params.compute} --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
 
 
 rule train_cloned_policy:
@@ -106,8 +109,9 @@ rule train_cloned_policy:
     params:
         version=1,
         settings=part("cloned_policy"),
+        compute=COMPUTE,
         dataset=lambda wildcards: layout.dataset(wildcards.dataset),
         folder=lambda wildcards: layout.cloned_policy(wildcards.dataset, wildcards.generator, wildcards.seed),
     shell:
         "exec python -m dawm train-cloned-policy --dataset {params.dataset:q} --settings {params.settings:q}"
-        " --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
+        " {params.compute} --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"

@@ -21,13 +21,14 @@ rule synthesize:
     params:
         version=1,
         settings=part("synthesis"),
+        compute=COMPUTE,
         dataset=lambda wildcards: layout.dataset(wildcards.dataset),
         models=model_options,
         folder=lambda wildcards: layout.synthetic(wildcards.dataset, wildcards.generator, wildcards.seed),
         shard=lambda wildcards: int(wildcards.shard),
     shell:
         "exec python -m dawm synthesize --shard {params.shard} --dataset {params.dataset:q}"
-        " {params.models:q} --settings {params.settings:q} --output {params.folder:q} 2> {log:q}"
+        " {params.models:q} --settings {params.settings:q} {params.compute} --output {params.folder:q} 2> {log:q}"
 
 
 rule seal_synthetic:

@@ -1,0 +1,48 @@
+"""How a device computes: in which precision, and whether networks are compiled. Flags of stages, no part of a recipe.
+
+Parameters, optimizers, normalizers and losses stay float32 whatever is chosen; what changes is the arithmetic of matrix
+products (and with bf16 of what lies between them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dawm.config import ComputeSettings
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and what it was asked for; part of a training's digest, since it decides the bits of its result."""
+
+    device: str = "cpu"
+    settings: ComputeSettings = ComputeSettings()
+
+    def precise(self) -> AbstractContextManager[object]:
+        """Within it, products are computed as was asked for; TF32 is the process's own switch and stays."""
+        tf32 = self.settings.precision == "tf32"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.settings.precision == "bf16")
+
+    def prepare(self, networks: Iterable[nn.Module | None]) -> None:
+        """Compiles them in place, so that their weights keep their names; nothing happens before their first call."""
+        if self.settings.compile == "none":
+            return
+        mode = "reduce-overhead" if self.settings.compile == "graphs" and self.device == "cuda" else "default"
+        for network in networks:
+            if network is not None:
+                network.compile(mode=mode, dynamic=False)
+
+    @property
+    def identity(self) -> str:
+        """For a training's digest; plain float32 is the device's name alone."""
+        extra = [] if self.settings == ComputeSettings() else [self.settings.precision, self.settings.compile]
+        return "/".join([self.device, *extra])
+
+
+CPU = Compute()

@@ -1,0 +1,20 @@
+"""Settings of arithmetic on a device; no part of a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dawm.config.fields import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeSettings:
+    """How models are trained and sampled from, where a GPU could do better than plain float32."""
+
+    precision: Literal["float32", "tf32", "bf16"] = setting(
+        "of matrix products: `tf32` on a GPU with tensor cores, `bf16` mixed precision on either device", "float32"
+    )
+    compile: Literal["none", "default", "graphs"] = setting(
+        "`torch.compile` of the networks; `graphs`: with CUDA graphs, which spare a GPU's launches", "none"
+    )
