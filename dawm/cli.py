@@ -58,7 +58,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--id", help="of the new Minari data set, such as dawm/hopper-medium-v0")
     learner = ("dataset", "settings", "output", "seed", "device")
     models = (*learner, "precision", "compile")
-    command("train-world-model", _train_world_model, "train the diffusion world model", *models)
+    made = command(
+        "train-world-model", _train_world_model, "train the diffusion world model", *models, "inverse-dynamics"
+    )
+    made.add_argument("--forward-dynamics", type=Path, help="folder of a trained forward model, for `consistency`")
     command("train-inverse-dynamics", _train_inverse_dynamics, "train a = f(s, s')", *models)
     command("train-forward-dynamics", _train_forward_dynamics, "train s', r = f(s, a)", *models)
     command("train-cloned-policy", _train_cloned_policy, "train a ~ π(s) for a one-step model's rollouts", *models)
@@ -232,7 +235,8 @@ def _train_world_model(parsed: argparse.Namespace) -> None:
     from dawm.world_model.training import train_world_model
 
     settings = _settings(parsed, WorldModelSettings)
-    train_world_model(parsed.dataset, settings, parsed.output, parsed.seed, _compute(parsed))
+    teachers = (parsed.inverse_dynamics, parsed.forward_dynamics)
+    train_world_model(parsed.dataset, settings, parsed.output, parsed.seed, _compute(parsed), *teachers)
 
 
 def _train_inverse_dynamics(parsed: argparse.Namespace) -> None:

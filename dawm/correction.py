@@ -18,14 +18,13 @@ from torch import Tensor
 
 from dawm.config import CorrectionSettings
 from dawm.data.sealed import Sealed
-from dawm.data.transitions import Transitions
+from dawm.data.transitions import Transitions, held_out_rows
 from dawm.dynamics import Pairs, usable_pairs
 from dawm.environments.tasks import Task, task_of_metadata
 from dawm.errors import InputError
 from dawm.forward_dynamics import ForwardDynamics
 from dawm.inverse_dynamics import InverseDynamics
 from dawm.randomness import generator
-from dawm.world_model.training import held_out_rows
 
 REAL_ROWS = 4096
 CANDIDATES, DROPPED, REST = "candidates", "dropped", "rest_of_trajectory"

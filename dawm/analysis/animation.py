@@ -20,12 +20,11 @@ from dawm.analysis.replaying import one_step_change, state_error
 from dawm.config import AnimationSettings, as_mapping
 from dawm.data.files import only_writer, whole_file
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
-from dawm.data.transitions import Transitions, read_transitions
+from dawm.data.transitions import Transitions, held_out_rows, read_transitions
 from dawm.environments.oracle import Oracle
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.randomness import generator
-from dawm.world_model.training import held_out_rows
 
 PAUSE = 3  # times a start's last frame is shown
 CAPTION = 44  # pixels below the pictures

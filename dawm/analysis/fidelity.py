@@ -19,14 +19,13 @@ from dawm.analysis.statistics import Statistic, bootstrap_interval
 from dawm.config import AssessmentSettings, as_mapping
 from dawm.data.files import only_writer, write_text
 from dawm.data.sealed import open_sealed, seal, unseal
-from dawm.data.transitions import Transitions, read_transitions
+from dawm.data.transitions import Transitions, held_out_rows, read_transitions
 from dawm.dynamics import usable_pairs
 from dawm.environments.oracle import Oracle
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.inverse_dynamics import InverseDynamics, infer, load_inverse_dynamics
 from dawm.randomness import derived_seed, generator
-from dawm.world_model.training import held_out_rows
 
 COLUMNS = ["augmentation", "horizon_step", "quantity", "value", "low", "high", "rows", "coverage"]
 PAIR_COLUMNS = ["dimension", "true_action", "inferred_action"]

@@ -19,7 +19,7 @@ from dawm.blocks import BLOCK
 from dawm.config import RequestSettings, SteeringSettings, SynthesisSettings, as_mapping
 from dawm.data.files import only_writer, write_text
 from dawm.data.sealed import seal, unseal
-from dawm.data.transitions import Transitions, concatenate, read_transitions
+from dawm.data.transitions import Transitions, concatenate, held_out_rows, read_transitions
 from dawm.data.windows import returns_of_steps
 from dawm.environments.evaluation import Evaluator
 from dawm.environments.oracle import Oracle
@@ -28,7 +28,6 @@ from dawm.errors import InputError
 from dawm.planner import Planner, plans
 from dawm.randomness import derived_seed
 from dawm.synthesis import Parts, Plan, synthesize_blocks
-from dawm.world_model.training import held_out_rows
 
 COLUMNS = ["loop", "request", "return_to_go", "quantity", "value", "low", "high", "count"]
 OPEN, CLOSED = "open", "closed"

@@ -113,9 +113,14 @@ class Experiment:
         return [f.name for f in dataclasses.fields(self.algorithms) if getattr(self.algorithms, f.name) is not None]
 
     def owner(self, generator: str, part: str) -> str:
-        """The first generator whose part (world_model, …) has the same settings: it is trained once."""
-        wanted = getattr(self.generators[generator], part)
-        return next(name for name, recipe in self.generators.items() if getattr(recipe, part) == wanted)
+        """The first generator whose part (world_model, …) has the same settings, those of the models that teach it
+        included: it is trained once."""
+
+        def decisive(recipe: GeneratorSettings) -> list[object]:
+            return [getattr(recipe, name) for name in (part, *recipe.taught_by(part))]
+
+        wanted = decisive(self.generators[generator])
+        return next(name for name, recipe in self.generators.items() if decisive(recipe) == wanted)
 
     def matrix(self) -> Matrix:
         return Matrix(

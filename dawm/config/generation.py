@@ -72,6 +72,12 @@ class WorldModelSettings:
         minimum=0,
         exclusiveMaximum=1,
     )
+    consistency: float = setting(
+        "weight of a second loss, how far an imagined step is from the forward model's with the inferred action; needs "
+        "both models (docs/method.md); 0: none",
+        0.0,
+        minimum=0,
+    )
     batch_size: int = setting("windows per gradient step", 256, minimum=1)
     learning_rate: float = setting("Adam's", 1e-3, exclusiveMinimum=0)
     learning_rate_schedule: Literal["cosine", "constant"] = setting("`cosine`: decayed to 0 along one", "cosine")
@@ -83,6 +89,9 @@ class WorldModelSettings:
     def __post_init__(self) -> None:
         if self.truncated_return == "average_reward_tail" and self.discount == 1:
             raise InputError("discount: expected less than 1 with truncated_return: average_reward_tail, found 1")
+        if self.consistency and (self.actions == "joint" or not self.conditional):
+            kind = "joint" if self.actions == "joint" else "unconditional"
+            raise InputError(f"consistency: expected 0 with a model that is {kind}, found {self.consistency}")
         if self.action_dropout and (self.actions == "joint" or not self.conditional):
             kind = "joint" if self.actions == "joint" else "unconditional"
             raise InputError(f"action_dropout: expected 0 with a model that is {kind}, found {self.action_dropout}")

@@ -49,6 +49,18 @@ class GeneratorSettings:
         if self.inverse_dynamics is None and self.synthesis.correction.action_disagreement is not None:
             raise InputError("inverse_dynamics: expected settings for correction.action_disagreement, found null")
 
+    def grown_by(self) -> list[str]:
+        """The models that synthesis takes, by name."""
+        names = ["world_model", "inverse_dynamics", "cloned_policy"]
+        if self.world_model is None or self.synthesis.correction.needs_forward_dynamics:
+            names.append("forward_dynamics")
+        return [name for name in names if getattr(self, name) is not None]
+
+    def taught_by(self, part: str) -> list[str]:
+        """The other models that the training of one takes, by name."""
+        consistent = part == "world_model" and self.world_model is not None and self.world_model.consistency > 0
+        return ["inverse_dynamics", "forward_dynamics"] if consistent else []
+
     def _check_one_step(self) -> None:
         if self.inverse_dynamics is not None:
             raise InputError("inverse_dynamics: expected null where world_model is null, found settings")
@@ -81,11 +93,13 @@ class GeneratorSettings:
             )
         if self.inverse_dynamics is None and model.actions == "inferred":
             raise InputError("inverse_dynamics: expected settings for world_model.actions 'inferred', found null")
-        correction = self.synthesis.correction
-        if correction.needs_forward_dynamics != (self.forward_dynamics is not None):
+        needed = self.synthesis.correction.needs_forward_dynamics or model.consistency > 0
+        if needed != (self.forward_dynamics is not None):
             expected, found = ("settings", "null") if self.forward_dynamics is None else ("null", "settings")
-            mode = f"synthesis.correction.mode {correction.mode!r}"
-            raise InputError(f"forward_dynamics: expected {expected} for {mode}, found {found}")
+            reason = f"synthesis.correction.mode {self.synthesis.correction.mode!r}"
+            if model.consistency > 0:
+                reason = f"world_model.consistency {model.consistency:g}"
+            raise InputError(f"forward_dynamics: expected {expected} for {reason}, found {found}")
         if model.preconditioning != "edm" and self.synthesis.sampling_steps > model.diffusion_steps:
             raise InputError(
                 f"synthesis.sampling_steps: expected at most world_model.diffusion_steps "

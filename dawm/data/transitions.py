@@ -232,3 +232,8 @@ def read_transitions(sealed: Sealed, states: bool = True) -> Transitions:
                 f"metadata.json, found {part.observation_dim} and {part.action_dim}"
             )
     return concatenate(parts)
+
+
+def held_out_rows(data: Sealed, transitions: Transitions) -> np.ndarray:
+    """bool [n]: rows of the episodes that no model may learn from."""
+    return np.isin(transitions.episode, data.metadata["held_out_episodes"])

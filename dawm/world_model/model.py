@@ -146,13 +146,13 @@ class WorldModel(nn.Module):
             self.sigmas(len(noise)) if sigmas is None else sigmas,
             temperature,
         )
-        states = self._decode_states(rows[..., : self.observation_dim], state)
+        states = self.decode_states(rows[..., : self.observation_dim], state)
         actions = self.actions.decode(rows[:, :-1, self.observation_dim : self.leading]) if self.joint else None
         if self.settings.conditional and actions is not None:  # exactly as given
             actions = torch.cat([action[:, None], actions[:, 1:]], dim=1)
         return Imagined(states, self.rewards.decode(rows[:, :-1, -2]), rows[:, 1:, -1] > 0, actions)
 
-    def _decode_states(self, rows: Tensor, state: Tensor) -> Tensor:
+    def decode_states(self, rows: Tensor, state: Tensor) -> Tensor:
         """rows [B, T, obs_dim] in the model's units → raw states; row 0 as given if the model is conditional."""
         first = state[:, None] if self.settings.conditional else self.states.decode(rows[:, :1])
         if self.changes is None:

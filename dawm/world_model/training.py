@@ -13,13 +13,14 @@ from dawm.compute import CPU, Compute
 from dawm.config import WorldModelSettings, as_mapping, read
 from dawm.data.normalizers import ActionScaler, MinMaxScaler
 from dawm.data.sealed import Sealed, open_sealed
-from dawm.data.transitions import Transitions, read_transitions
+from dawm.data.transitions import Transitions, held_out_rows, read_transitions
 from dawm.data.weights import load_weights
 from dawm.data.windows import WindowBatch, Windows, wanted_returns
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.randomness import derived_seed, generator
 from dawm.training import Job, State, adam, average_into, cosine_rate, ema_rate, set_rate, train_and_seal
+from dawm.world_model.consistency import Physics
 from dawm.world_model.model import NORMALIZERS, WorldModel
 from dawm.world_model.preconditioning import training_sigmas
 
@@ -29,10 +30,25 @@ HELD_OUT_WINDOWS = 1024
 
 
 def train_world_model(
-    dataset: Path, settings: WorldModelSettings, output: Path, seed: int, compute: Compute = CPU
+    dataset: Path,
+    settings: WorldModelSettings,
+    output: Path,
+    seed: int,
+    compute: Compute = CPU,
+    inverse_dynamics: Path | None = None,
+    forward_dynamics: Path | None = None,
 ) -> None:
-    """Writes `output`/model.safetensors (averaged weights, normalizers), metrics.csv and the seal."""
+    """Writes `output`/model.safetensors (averaged weights, normalizers), metrics.csv and the seal.
+
+    Trained inverse and forward dynamics are for `consistency` alone.
+    """
     data = open_sealed(dataset, "dataset")
+    physics, inputs = None, {"dataset": data}
+    if settings.consistency > 0:
+        physics = Physics.load(data, inverse_dynamics, forward_dynamics, compute.device)
+        inputs |= physics.inputs
+    elif inverse_dynamics is not None or forward_dynamics is not None:
+        raise InputError("consistency: expected more than 0 with inverse or forward dynamics, found 0")
     transitions = read_transitions(data, states=False)
     held_out = held_out_rows(data, transitions)
     torch.manual_seed(derived_seed(seed, "world-model", "weights"))
@@ -53,7 +69,7 @@ def train_world_model(
         rng = generator(seed, "world-model", "step", step)
         numbers = torch.from_numpy(rng.integers(len(train_windows), size=settings.batch_size))
         with compute.precise():
-            loss = denoising_loss(model, train_windows.batch(numbers), rng)
+            loss = denoising_loss(model, train_windows.batch(numbers), rng, physics)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -67,10 +83,17 @@ def train_world_model(
             return {"held_out_loss": float("nan")}
         rng = generator(seed, "world-model", "held-out")  # the same windows and noise at every step
         numbers = torch.from_numpy(rng.integers(len(test_windows), size=HELD_OUT_WINDOWS))
-        return {"held_out_loss": float(denoising_loss(averaged, test_windows.batch(numbers), rng))}
+        return {"held_out_loss": float(denoising_loss(averaged, test_windows.batch(numbers), rng, physics))}
 
     train_and_seal(
-        Job("world-model", output, as_mapping(settings), seed, compute, {"dataset": data}),
+        Job(
+            "world-model",
+            output,
+            as_mapping(settings),
+            seed,
+            compute,
+            {"dataset": data, **(physics.inputs if physics else {})},
+        ),
         update,
         State({"model": model, "averaged": averaged}, {"optimizer": optimizer}),
         lambda: averaged,
@@ -82,9 +105,12 @@ def train_world_model(
     )
 
 
-def denoising_loss(model: WorldModel, batch: WindowBatch, rng: np.random.Generator) -> Tensor:
+def denoising_loss(
+    model: WorldModel, batch: WindowBatch, rng: np.random.Generator, physics: Physics | None = None
+) -> Tensor:
     """E ‖mask · (F - (x⁰ - c_skip x)/c_out)‖² over noise levels, with the return hidden at times (DWM, alg. 17), and
-    the action too where the settings say so; `loss: absolute` takes ‖·‖₁.
+    the action too where the settings say so; `loss: absolute` takes ‖·‖₁. With `physics`, `consistency` times the
+    residual of imagined steps is added.
 
     x = x⁰ + σ ε. The model's own device is used; `rng` gives σ, ε and what is hidden, in this order.
     """
@@ -102,12 +128,11 @@ def denoising_loss(model: WorldModel, batch: WindowBatch, rng: np.random.Generat
     )
     predicted, coefficients = model.network(noisy, sigma, condition)
     error = predicted - coefficients.target(rows, noisy)
-    return (mask * (error.abs() if settings.loss == "absolute" else error**2)).sum() / mask.sum()
-
-
-def held_out_rows(data: Sealed, transitions: Transitions) -> np.ndarray:
-    """bool [n]: rows of the episodes that no model may learn from."""
-    return np.isin(transitions.episode, data.metadata["held_out_episodes"])
+    loss = (mask * (error.abs() if settings.loss == "absolute" else error**2)).sum() / mask.sum()
+    if physics is None:
+        return loss
+    clean = coefficients.denoised(noisy, predicted)
+    return loss + settings.consistency * physics.residual(model, clean, sigma, batch)
 
 
 def fit_normalizers(

@@ -61,23 +61,45 @@ def dataset_seal(wildcards):
     return seal_of(layout.dataset(wildcards.dataset))
 
 
-MODELS = ("world_model", "inverse_dynamics", "forward_dynamics", "cloned_policy")
-
-
-def models(wildcards):
-    """The folders of a generator's models by name: its own, or those of the first with equal settings."""
-    recipe = experiment.generators[wildcards.generator]
-    owners = {name: experiment.owner(wildcards.generator, name) for name in MODELS if getattr(recipe, name) is not None}
+def folders(wildcards, names):
+    """The folders of some of a generator's models by name: its own, or those of the first with equal settings."""
+    owners = {name: experiment.owner(wildcards.generator, name) for name in names}
     return {name: getattr(layout, name)(wildcards.dataset, owner, wildcards.seed) for name, owner in owners.items()}
 
 
+def models(wildcards):
+    """The folders of the models that synthetic transitions grow from, by name."""
+    return folders(wildcards, experiment.generators[wildcards.generator].grown_by())
+
+
+def teachers(wildcards):
+    """Those that the training of the world model takes."""
+    return folders(wildcards, experiment.generators[wildcards.generator].taught_by("world_model"))
+
+
+def options(named):
+    return [word for name, folder in named.items() for word in (f"--{name.replace('_', '-')}", str(folder))]
+
+
 def model_options(wildcards):
-    return [word for name, folder in models(wildcards).items() for word in (f"--{name.replace('_', '-')}", str(folder))]
+    return options(models(wildcards))
+
+
+def teacher_options(wildcards):
+    return options(teachers(wildcards))
+
+
+def seals(wildcards, named):
+    """Of the data set and of models."""
+    return {"dataset": dataset_seal(wildcards), **{name: seal_of(folder) for name, folder in named.items()}}
 
 
 def model_seals(wildcards):
-    """The data set and the models that synthetic transitions grow from."""
-    return {"dataset": dataset_seal(wildcards), **{name: seal_of(folder) for name, folder in models(wildcards).items()}}
+    return seals(wildcards, models(wildcards))
+
+
+def teacher_seals(wildcards):
+    return seals(wildcards, teachers(wildcards))
 
 
 def inverse_dynamics_seal(wildcards):

@@ -3,7 +3,7 @@
 
 rule train_world_model:
     input:
-        dataset_seal,
+        unpack(teacher_seals),
     output:
         model=inside(layout.world_model("{dataset}", "{generator}", "{seed}"), "model.safetensors"),
         seal=seal_of(layout.world_model("{dataset}", "{generator}", "{seed}")),
@@ -24,10 +24,11 @@ rule train_world_model:
         settings=part("world_model"),
         compute=COMPUTE,
         dataset=lambda wildcards: layout.dataset(wildcards.dataset),
+        teachers=teacher_options,
         folder=lambda wildcards: layout.world_model(wildcards.dataset, wildcards.generator, wildcards.seed),
     shell:
         "exec python -m dawm train-world-model --dataset {params.dataset:q} --settings {params.settings:q}"
-        " {params.compute} --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
+        " {params.teachers:q} {params.compute} --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
 
 
 rule train_inverse_dynamics:
