@@ -165,7 +165,9 @@ def test_it_is_for_conditional_models_without_actions(more: dict[str, Any]) -> N
 
 
 def test_recipe_with_it_needs_a_forward_model_and_synthesis_does_not_take_it() -> None:
-    with pytest.raises(InputError, match=r"forward_dynamics: expected settings for world_model.consistency 0.5, found null"):
+    with pytest.raises(
+        InputError, match=r"forward_dynamics: expected settings for world_model.consistency 0.5, found null"
+    ):
         read(GeneratorSettings, {"world_model": {"consistency": 0.5}}, "here")
     recipe = read(GeneratorSettings, {"world_model": {"consistency": 0.5}, "forward_dynamics": {}}, "here")
     assert recipe.taught_by("world_model") == ["inverse_dynamics", "forward_dynamics"]
