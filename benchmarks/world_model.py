@@ -6,15 +6,18 @@
 
 Writes results/published/benchmarks/world_model-DEVICE.json. Where dawm is not installed, set PYTHONPATH=. first.
 
-Rates do not depend on weights, so the samplers' networks are untrained. Every sampler takes its turn in every round, so
-that a busy machine slows all of them alike; the median of the rounds is kept. FLOPs are counted by torch, two per
-multiply-add of matrix products and convolutions; the peak is the best of square float32 products on the same core or
-GPU.
+Rates do not depend on weights, so the samplers' networks are untrained. A sampler's noise is made as in the stage, by
+the counter-based generator. Every sampler takes its turn in every round, so that a busy machine slows all of them
+alike; the median of the rounds is kept. FLOPs are counted by torch, two per multiply-add of matrix products and
+convolutions; the peak is the best of square float32 products on the same core or GPU (TF32 ones there, too). On a GPU
+each network is also sampled from in TF32, bf16 and with CUDA graphs; `deviation` is the largest difference of a state
+from plain float32, in standard deviations.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -31,10 +34,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dawm.config import WorldModelSettings
+from dawm.compute import CPU, Compute
+from dawm.config import ComputeSettings, WorldModelSettings
 from dawm.world_model.model import WorldModel
+from dawm.world_model.noise import trajectory_noise
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "results" / "published" / "benchmarks"
@@ -59,6 +65,7 @@ class Case:
     steps: int
     guidance: float
     settings: WorldModelSettings
+    compute: Compute = CPU
 
 
 def cases() -> Iterator[Case]:
@@ -77,22 +84,42 @@ def cases() -> Iterator[Case]:
         yield Case("unet", " / ".join(map(str, channels)), "ddpm", 3, 1.2, settings)
 
 
+def cases_on_a_gpu() -> Iterator[Case]:
+    """Every case in plain float32, and the networks of the default recipe and of the paper in all other ways."""
+    for case in cases():
+        ways = [("float32", "none")]
+        if (case.size, case.sampler, case.steps, case.guidance) in (
+            ("384 × 3", "ddpm", 3, 1.2),
+            ("64 / 128", "ddpm", 3, 1.2),
+        ):
+            ways = [(precision, how) for precision in ("float32", "tf32", "bf16") for how in ("none", "graphs")]
+        for precision, how in ways:
+            settings = ComputeSettings(precision=precision, compile=how)  # type: ignore[arg-type]
+            yield dataclasses.replace(case, compute=Compute("cuda", settings))
+
+
 # --- samplers -----------------------------------------------------------------------------------------------------
 
 
-def sampler_of(case: Case, device: str) -> Callable[[], None]:
+def sampler_of(case: Case) -> Callable[[], Tensor]:
     """One block of windows, from starts that lie on the device."""
     torch.manual_seed(0)
+    device = case.compute.device
     model = WorldModel(case.settings, OBSERVATION_DIM, ACTION_DIM).to(device).eval()
+    case.compute.prepare([model.denoiser])
     block = BLOCK[device]
     state, action = torch.randn(block, OBSERVATION_DIM), torch.rand(block, ACTION_DIM)
-    noise = torch.randn(case.steps, block, WINDOW, model.channels).to(device)
-    given = (state.to(device), action.to(device), torch.ones(block, device=device), noise)
+    given = (state.to(device), action.to(device), torch.ones(block, device=device))
+    rows, draws = torch.arange(block, device=device), torch.zeros(block, dtype=torch.int64, device=device)
+    shape = (case.steps, WINDOW, model.channels)
 
-    def sample() -> None:
-        model.sample(*given, sampler=case.sampler, guidance=case.guidance, temperature=0.5)
+    def sample() -> Tensor:
+        with case.compute.precise():
+            noise = trajectory_noise(0, rows, draws, shape)
+            found = model.sample(*given, noise, sampler=case.sampler, guidance=case.guidance, temperature=0.5)
         if device == "cuda":
             torch.cuda.synchronize()
+        return found.states
 
     return sample
 
@@ -101,15 +128,16 @@ def clock(device: str) -> float:
     return time.perf_counter() if device == "cuda" else time.process_time()
 
 
-def matrix_peak(device: str) -> float:
+def matrix_peak(compute: Compute) -> float:
     """FLOP per second of the best square product."""
-    best = 0.0
+    best, device = 0.0, compute.device
     for size in (256, 512, 1024) if device == "cpu" else (4096, 8192):
         left, right = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
         for _ in range(5):
             begun = clock(device)
-            for _ in range(4):
-                left @ right
+            with compute.precise():
+                for _ in range(4):
+                    left @ right
             if device == "cuda":
                 torch.cuda.synchronize()
             best = max(best, 4 * 2 * size**3 / (clock(device) - begun))
@@ -119,37 +147,44 @@ def matrix_peak(device: str) -> float:
 def measure_samplers(device: str, found: list[Case]) -> list[dict[str, Any]]:
     """A row for each case, in their order, then the machine's peak."""
     block = BLOCK[device]
-    samplers = [sampler_of(case, device) for case in found]
-    flops = []
-    for sample in samplers:
+    samplers = [sampler_of(case) for case in found]
+    flops, deviations = [], []
+    for case, sample in zip(found, samplers, strict=True):
+        plain = sampler_of(dataclasses.replace(case, compute=Compute(device)))
         with FlopCounterMode(display=False) as counter:
-            sample()  # a warm-up too
+            expected = plain()
         flops.append(counter.get_total_flops() / (block * (WINDOW - 1)))
+        states = [sample() for _ in range(3)][-1]  # a warm-up too: graphs are recorded at the second call
+        deviations.append(float((states - expected).abs().max()))
     seconds: list[list[float]] = [[] for _ in found]
-    peaks = []
+    kinds = {case.compute.settings.precision: Compute(device, case.compute.settings) for case in found}
+    peaks: dict[str, list[float]] = {precision: [] for precision in kinds}
     for _ in range(ROUNDS):
-        peaks.append(matrix_peak(device))
+        for precision, compute in kinds.items():
+            peaks[precision].append(matrix_peak(compute))
         for times, sample in zip(seconds, samplers, strict=True):
             begun = clock(device)
             for _ in range(repeats := 4):
                 sample()
             times.append((clock(device) - begun) / repeats)
-    peak = statistics.median(peaks)
-    rows = []
-    for case, cost, times in zip(found, flops, seconds, strict=True):
+    peak = {precision: statistics.median(values) for precision, values in peaks.items()}
+    rows: list[dict[str, Any]] = []
+    for case, cost, times, deviation in zip(found, flops, seconds, deviations, strict=True):
         rate = block * (WINDOW - 1) / statistics.median(times)
-        facts = {key: value for key, value in asdict(case).items() if key != "settings"}
+        facts = {key: value for key, value in asdict(case).items() if key not in ("settings", "compute")}
         rows.append(
             {
                 "what": "sampler",
                 **facts,
                 "preconditioning": case.settings.preconditioning,
+                **asdict(case.compute.settings),
+                "deviation": deviation,
                 "transitions_per_second": rate,
                 "flops_per_transition": cost,
-                "share_of_peak": rate * cost / peak,
+                "share_of_peak": rate * cost / peak[case.compute.settings.precision],
             }
         )
-    return [*rows, {"what": "peak", "flops_per_second": peak}]
+    return [*rows, *({"what": "peak", "precision": name, "flops_per_second": value} for name, value in peak.items())]
 
 
 # --- the whole stage ----------------------------------------------------------------------------------------------
@@ -204,20 +239,25 @@ def measure_stage(work: Path, sizes: list[int]) -> Iterator[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]], unit: str) -> str:
     lines = [
-        f"| denoiser | size | sampler | steps | ω | transitions per {unit} | FLOPs per transition | share of peak |",
-        "|---|---|---|---:|---:|---:|---:|---:|",
+        f"| denoiser | size | sampler | steps | ω | arithmetic | transitions per {unit} | FLOPs per transition "
+        "| share of peak |",
+        "|---|---|---|---:|---:|---|---:|---:|---:|",
     ]
     for row in rows:
         if row["what"] == "sampler":
             kind = f"{row['denoiser']}, EDM" if row["preconditioning"] == "edm" else row["denoiser"]
             lines.append(
                 f"| {kind} | {row['size']} | {row['sampler']} | {row['steps']} | {row['guidance']} | "
+                f"{row['precision']}{', graphs' if row['compile'] == 'graphs' else ''} | "
                 f"{row['transitions_per_second']:,.0f} | {row['flops_per_transition']:,.0f} | "
                 f"{row['share_of_peak']:.0%} |"
             )
     for row in rows:
         if row["what"] == "peak":
-            lines += ["", f"Matrix products: {row['flops_per_second'] / 1e9:,.0f} GFLOP per {unit}."]
+            lines += [
+                "",
+                f"Matrix products, {row['precision']}: {row['flops_per_second'] / 1e9:,.0f} GFLOP per {unit}.",
+            ]
         elif row["what"] == "stage":
             lines.append(
                 f"Whole stage: {row['transitions']:,} transitions in {row['shards']} shards, "
@@ -235,7 +275,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if parsed.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here")
-    rows = measure_samplers(parsed.device, [*cases()])
+    rows = measure_samplers(parsed.device, [*(cases_on_a_gpu() if parsed.device == "cuda" else cases())])
     if parsed.device == "cpu":
         with tempfile.TemporaryDirectory() as work:
             rows += measure_stage(Path(work), [250_000, 1_000_000, 5_000_000] if parsed.large else [250_000])

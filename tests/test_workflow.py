@@ -364,6 +364,27 @@ def test_recipes_run_beside_each_other_and_share_their_models(tmp_path: Path) ->
     assert len(page.read("steering.md").decode().splitlines()) == 2 + 4 * 2
     assert made("animations") == ["corrected", "idle", "joint", "plain"]
 
+    efficiency = [
+        "--config",
+        "recipes.yaml",
+        "--dataset",
+        "hopper",
+        "--results",
+        "results/recipes",
+        "--output",
+        "costs",
+    ]
+    script = str(ROOT / "benchmarks" / "efficiency.py")
+    run = subprocess.run([sys.executable, script, *efficiency], cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    table = pd.read_csv(folder / "costs" / "efficiency.csv").set_index("recipe")
+    assert list(table.index) == ["plain", "corrected", "joint", "idle", "planner"]
+    costs = table["training_cpu_seconds"]
+    assert costs.notna().all() and costs["corrected"] != costs["plain"] == costs["idle"] == costs["planner"]
+    assert table.loc["planner", "cpu_ms_per_decision"] > table.loc["plain", "cpu_ms_per_decision"] > 0
+    assert table.loc["joint", "score_0"] == scores.loc["joint_only", "normalized_score_last"]
+    assert len((folder / "costs" / "efficiency.md").read_text().splitlines()) == 2 + 5
+
 
 def test_recipes_without_inverse_dynamics_run_to_the_report(tmp_path: Path) -> None:
     """A joint diffusion and a one-step model with a cloned policy: no action is inferred, and no figure shows any."""

@@ -1,0 +1,32 @@
+#!/bin/sh
+# Every measurement that needs a GPU, in one command of a few minutes, on a machine with Python 3.12, its own CUDA build of
+# torch and no package registry:
+#
+#     sh benchmarks/gpu.sh carry          # where there is a registry: packages go to build/wheels (20 MB)
+#     sh benchmarks/gpu.sh [OUTPUT]       # on the GPU's machine, with that folder beside it; JSON goes to OUTPUT
+#
+# OUTPUT: results/published/benchmarks if not given.
+set -eu
+cd "$(dirname "$0")/.."
+wheels=build/wheels
+packages="pyyaml jsonschema numpy"
+
+if [ "${1:-}" = carry ]; then
+    # shellcheck disable=SC2086
+    exec python3 -m pip download --quiet --dest "$wheels" --python-version 3.12 --only-binary=:all: $packages
+fi
+
+output=${1:-results/published/benchmarks}
+python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || {
+    echo "benchmarks/gpu.sh: torch sees no GPU here" >&2
+    exit 2
+}
+site=$(mktemp -d)
+trap 'rm -rf "$site"' EXIT
+for package in $packages; do # only what is missing: torch, and perhaps numpy, are the machine's own
+    module=$(echo "$package" | sed 's/pyyaml/yaml/')
+    python3 -c "import $module" 2>/dev/null ||
+        python3 -m pip install --quiet --no-index --find-links "$wheels" --target "$site" "$package"
+done
+export PYTHONPATH="$PWD:$site"
+python3 benchmarks/world_model.py --device cuda --output "$output/world_model-cuda.json"
