@@ -6,7 +6,7 @@ export TORCH_INDEX
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run suite test check config-reference publish publish-suite lock clean
+.PHONY: help setup run suite test check config-reference publish publish-suite publish-pilot lock clean
 
 help:
 	@echo "make run     set up, then run the workflow (CORES=4, CONFIG=config/other.yaml; default: the quickstart)"
@@ -15,6 +15,7 @@ help:
 	@echo "make check   set up, then check style, types and the workflow"
 	@echo "make config-reference   write the config's schema and table of keys anew"
 	@echo "make publish run the quickstart and copy what the docs quote to results/published"
+	@echo "make publish-pilot   the same of the pilot: two hours"
 	@echo "make lock    write requirements.lock anew from pyproject.toml"
 	@echo "make clean   remove .venv and caches, never results"
 	@echo "TORCH_INDEX=ADDRESS at the first 'make run' takes torch (CPU-only or CUDA) from that package index."
@@ -61,6 +62,19 @@ publish-suite: suite
 		cp "$$folder/inspection.json" "results/published/local-suite/inspections/$$(basename "$$folder").json"; done
 	mkdir -p results/published/local-suite/benchmarks
 	cp results/local-suite/benchmarks/export/*.tsv results/published/local-suite/benchmarks/
+
+# What docs/fidelity.md and docs/results.md quote: two hours on 2 cores.
+publish-pilot: setup
+	@sh run.sh --cores $(CORES) --configfile config/pilot.yaml -- all fidelity steering animations
+	mkdir -p results/published/pilot results/published/fidelity/animations results/published/steering
+	cp results/pilot/tables/*.csv results/pilot/tables/*.json results/pilot/figures/*.png results/published/pilot/
+	cp results/pilot/fidelity/*.csv results/pilot/fidelity/*.json results/pilot/fidelity/*.md \
+		results/pilot/fidelity/*.png results/published/fidelity/
+	cp results/pilot/steering-page/*.csv results/pilot/steering-page/*.json results/pilot/steering-page/*.md \
+		results/pilot/steering-page/*.png results/published/steering/
+	for folder in results/pilot/animations/*; do \
+		cp "$$folder"/dawm/seed-0/*.gif "results/published/fidelity/animations/$$(basename "$$folder").gif"; done
+	$(PYTHON) benchmarks/efficiency.py
 
 lock:
 	@sh lock.sh

@@ -122,6 +122,18 @@ def all_synthetic_sets(experiment: Experiment) -> Iterator[tuple[str, str, int]]
     yield from itertools.product(experiment.datasets, experiment.generators, experiment.world_model_seeds)
 
 
+def trained_models(layout: Layout, experiment: Experiment) -> dict[tuple[str, str, str, int], Path]:
+    """Folders of all models by (data set, kind, recipe that owns it, world-model seed); equal ones are there once."""
+    found = {}
+    for dataset, generator, seed in all_synthetic_sets(experiment):
+        for part in ("world_model", "inverse_dynamics", "forward_dynamics", "cloned_policy"):
+            if getattr(experiment.generators[generator], part) is not None:
+                owner = experiment.owner(generator, part)
+                folder = getattr(layout, part)(dataset, owner, seed)
+                found[dataset, part.replace("_", "-"), owner, seed] = folder
+    return found
+
+
 def steerings(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
     """(data set, generator, world-model seed) of every recipe whose world model takes a request."""
     for dataset, generator, seed in all_synthetic_sets(experiment):

@@ -339,7 +339,16 @@ def test_recipes_run_beside_each_other_and_share_their_models(tmp_path: Path) ->
     assert run.returncode == 0, run.stderr
     assert made("synthetic") == ["corrected", "idle", "joint", "plain"] and made("world-models") == ["joint", "plain"]
     page = open_sealed(results / "fidelity", "fidelity")
-    assert set(page.files) == {"fidelity.csv", "fidelity.md", "fidelity.png", "fidelity.pdf"}
+    assert set(page.files) == {"fidelity.csv", "fidelity.md", "fidelity.png", "fidelity.pdf", "models.csv"}
+    models = pd.read_csv(results / "fidelity" / "models.csv")
+    assert set(zip(models["model"], models["recipe"], strict=True)) == {
+        ("world-model", "plain"),
+        ("world-model", "joint"),
+        ("inverse-dynamics", "plain"),
+        ("forward-dynamics", "corrected"),
+    }
+    inverse = models[models["model"] == "inverse-dynamics"].set_index("quantity")["value"]
+    assert inverse["step"] == 40 and 0 < inverse["mean_absolute_error"] < 2
     lines = page.read("fidelity.md").decode().splitlines()
     assert [line.split(" | ")[1] for line in lines[2:]] == [
         "real, held out",

@@ -5,6 +5,7 @@ Needs no learner: it is about the transitions alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,11 +17,11 @@ from matplotlib.ticker import MaxNLocator
 
 from dawm.analysis.fidelity import REAL, STILL
 from dawm.analysis.figures import COLORS, GREY, STYLE, save
-from dawm.analysis.tables import assessed, check_scales, write_table
+from dawm.analysis.tables import assessed, check_scales, read_csv, write_table
 from dawm.config import Experiment, as_mapping
 from dawm.data.files import only_writer, write_text
-from dawm.data.sealed import open_sealed, seal, unseal
-from dawm.layout import Layout, all_synthetic_sets
+from dawm.data.sealed import Sealed, open_sealed, seal, unseal
+from dawm.layout import Layout, all_synthetic_sets, trained_models
 
 COLUMNS = {
     "state_error": "state error",
@@ -37,15 +38,18 @@ NAMES = {REAL: "real, held out", STILL: "nothing moves"}
 
 
 def write_fidelity(results: Path, experiment: Experiment) -> None:
-    """Writes `results`/fidelity: fidelity.csv (every number), fidelity.md (the table), fidelity.png, .pdf; sealed."""
+    """Writes `results`/fidelity: fidelity.csv (every number), fidelity.md (the table), fidelity.png, .pdf, and models.csv
+    (how every model did on held-out rows when its training ended); sealed."""
     layout = Layout(results)
     check_scales({name: open_sealed(layout.dataset(name), "dataset") for name in experiment.datasets})
     assessments = {key: open_sealed(layout.assessment(*key), "assessment") for key in all_synthetic_sets(experiment)}
+    models = {key: open_sealed(folder, key[1]) for key, folder in trained_models(layout, experiment).items()}
     table = assessed(assessments, "fidelity.csv")
     colors = {name: COLORS[place % len(COLORS)] for place, name in enumerate(experiment.generators)}
     with only_writer(layout.fidelity):
         unseal(layout.fidelity)
         write_table(layout.fidelity / "fidelity.csv", table)
+        write_table(layout.fidelity / "models.csv", last_evaluations(models))
         write_text(layout.fidelity / "fidelity.md", markdown(table))
         with plt.rc_context(STYLE):
             figure = page(table, colors)
@@ -55,11 +59,23 @@ def write_fidelity(results: Path, experiment: Experiment) -> None:
         seal(
             layout.fidelity,
             "fidelity",
-            files=["fidelity.csv", "fidelity.md", "fidelity.png", "fidelity.pdf"],
+            files=["fidelity.csv", "fidelity.md", "fidelity.png", "fidelity.pdf", "models.csv"],
             settings=as_mapping(experiment),
-            inputs={f"{name}/{recipe}/seed-{seed}": sealed for (name, recipe, seed), sealed in assessments.items()},
+            inputs={
+                **{f"{name}/{recipe}/seed-{seed}": sealed for (name, recipe, seed), sealed in assessments.items()},
+                **{f"{kind}/{name}/{recipe}/seed-{n}": sealed for (name, kind, recipe, n), sealed in models.items()},
+            },
             metadata={"rows": len(table)},
         )
+
+
+def last_evaluations(models: Mapping[tuple[str, str, str, int], Sealed]) -> pd.DataFrame:
+    """The last row of each model's evaluations.csv, one line for each quantity."""
+    rows = []
+    for (dataset, kind, recipe, seed), sealed in models.items():
+        last = read_csv(sealed, "evaluations.csv").iloc[-1]
+        rows += [(dataset, kind, recipe, seed, name, value) for name, value in last.items()]
+    return pd.DataFrame(rows, columns=["dataset", "model", "recipe", "world_model_seed", "quantity", "value"])
 
 
 def pooled(table: pd.DataFrame) -> pd.DataFrame:

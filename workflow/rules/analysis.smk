@@ -4,10 +4,12 @@
 rule fidelity:  # `snakemake fidelity`: how true every recipe's transitions are; trains no learner
     input:
         [seal_of(layout.assessment(*key)) for key in all_synthetic_sets(experiment)],
+        [seal_of(folder) for folder in trained_models(layout, experiment).values()],
         [seal_of(layout.dataset(name)) for name in experiment.datasets],
         module("analysis/fidelity_page.py"),
     output:
         [inside(layout.fidelity, f"fidelity.{kind}") for kind in ("csv", "md", "png", "pdf")],
+        inside(layout.fidelity, "models.csv"),
         seal_of(layout.fidelity),
     log:
         inside(logs, "fidelity.log"),

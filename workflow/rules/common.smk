@@ -9,7 +9,7 @@ sys.path.insert(0, workflow.basedir)
 
 from dawm.config import Experiment, as_mapping, read
 from dawm.errors import InputError
-from dawm.layout import Layout, Run, all_synthetic_sets, runs, shard_name, steerings, synthetic_sets
+from dawm.layout import Layout, Run, all_synthetic_sets, runs, shard_name, steerings, synthetic_sets, trained_models
 
 # `python` in a rule is the one that runs Snakemake, unless a conda environment is active; the package comes from here.
 shell.prefix(
