@@ -38,8 +38,8 @@ NAMES = {REAL: "real, held out", STILL: "nothing moves"}
 
 
 def write_fidelity(results: Path, experiment: Experiment) -> None:
-    """Writes `results`/fidelity: fidelity.csv (every number), fidelity.md (the table), fidelity.png, .pdf, and models.csv
-    (how every model did on held-out rows when its training ended); sealed."""
+    """Writes `results`/fidelity: fidelity.csv (every number), fidelity.md (the table), fidelity.png, .pdf, and
+    models.csv (how every model did on held-out rows when its training ended); sealed."""
     layout = Layout(results)
     check_scales({name: open_sealed(layout.dataset(name), "dataset") for name in experiment.datasets})
     assessments = {key: open_sealed(layout.assessment(*key), "assessment") for key in all_synthetic_sets(experiment)}
