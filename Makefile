@@ -67,7 +67,9 @@ publish-suite: suite
 publish-pilot: setup
 	@sh run.sh --cores $(CORES) --configfile config/pilot.yaml -- all fidelity steering animations
 	mkdir -p results/published/pilot results/published/fidelity/animations results/published/steering
-	cp results/pilot/tables/*.csv results/pilot/tables/*.json results/pilot/figures/*.png results/published/pilot/
+	for table in datasets scores summary learning_curves timings; do \
+		cp "results/pilot/tables/$$table.csv" results/published/pilot/; done
+	cp results/pilot/tables/*.json results/pilot/figures/*.png results/published/pilot/
 	cp results/pilot/fidelity/*.csv results/pilot/fidelity/*.json results/pilot/fidelity/*.md \
 		results/pilot/fidelity/*.png results/published/fidelity/
 	cp results/pilot/steering-page/*.csv results/pilot/steering-page/*.json results/pilot/steering-page/*.md \
