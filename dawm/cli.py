@@ -79,8 +79,13 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--shard", type=int, help="only this shard, from 0")
     made.add_argument("--seal", action="store_true", help="only seal the shards that are there")
-    made = command("train-policy", _train_policy, "train TD3+BC or IQL on real and synthetic transitions", *learner)
-    made.add_argument("--algorithm", required=True, choices=["td3_bc", "iql"])
+    made = command(
+        "train-policy",
+        _train_policy,
+        "train TD3+BC, IQL or behaviour cloning on real and synthetic transitions",
+        *learner,
+    )
+    made.add_argument("--algorithm", required=True, choices=["td3_bc", "iql", "bc", "bc_10"])
     made.add_argument("--synthetic", type=Path, help="folder of synthetic transitions")
     made.add_argument("--real-fraction", type=float, default=1.0, help="share of real transitions per batch")
     made = command(

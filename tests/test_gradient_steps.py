@@ -1,4 +1,4 @@
-"""Whole gradient steps of TD3+BC and IQL against NumPy in float64: losses, every parameter, targets, Adam."""
+"""Whole gradient steps of TD3+BC, IQL and BC against NumPy in float64: losses, every parameter, targets, Adam."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dawm.config import IQLSettings, TD3BCSettings
-from dawm.offline_rl import iql, td3_bc
+from dawm.config import BCSettings, IQLSettings, TD3BCSettings
+from dawm.offline_rl import bc, iql, td3_bc
 from dawm.offline_rl.adam import Adam
 from dawm.offline_rl.batches import Batch
 from dawm.offline_rl.mlp import Layers, MLPs
@@ -156,6 +156,24 @@ def test_td3_bc_steps_agree_with_numpy() -> None:
         agree(learner.critic, critic)
         agree(learner.target_actor, target_actor)
         agree(learner.target_critic, target_critic)
+
+
+def test_bc_steps_agree_with_numpy() -> None:
+    settings = BCSettings(hidden=HIDDEN, batch_size=ROWS, learning_rate=1e-3)
+    torch.manual_seed(0)
+    learner = bc.BC.create(settings, OBSERVATION, ACTION)
+    actor, adam = of(learner.actor), NumpyAdam()
+    for step in range(4):
+        rows = batch(step)
+        metrics = learner.update(rows, Tensor(), step, settings)
+
+        observation, action, *_ = double(rows)
+        layers = forward(actor, 0, observation)
+        chosen = np.tanh(layers[-1])
+        np.testing.assert_allclose(metrics["actor_loss"], ((chosen - action) ** 2).mean(), **TOLERANCE)
+        slope = 2 * (chosen - action) / action.size * (1 - chosen**2)
+        adam.step(actor, together([backward(actor, 0, layers, slope)[0]]), 1e-3)
+        agree(learner.actor, actor)
 
 
 @pytest.mark.parametrize("clip", [0.4, 100.0])

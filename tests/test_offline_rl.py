@@ -15,7 +15,8 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
-from dawm.config import IQLSettings, TD3BCSettings
+import dawm.offline_rl.training
+from dawm.config import BestBCSettings, IQLSettings, TD3BCSettings
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import open_sealed, seal
 from dawm.data.transitions import Transitions, read_transitions
@@ -27,7 +28,7 @@ from dawm.offline_rl import iql, td3_bc
 from dawm.offline_rl.batches import Batch, Mixture
 from dawm.offline_rl.networks import Actor
 from dawm.offline_rl.policy import DeterministicPolicy, load_policy
-from dawm.offline_rl.training import NoiseStream, observation_normalizer, reward_scale, train_policy
+from dawm.offline_rl.training import NoiseStream, best_episodes, observation_normalizer, reward_scale, train_policy
 
 OBSERVATION, ACTION, HIDDEN, ROWS = 5, 2, 8, 12
 GAMMA = 0.9
@@ -483,3 +484,35 @@ def test_behaviour_cloning_learns_the_action_of_the_data(
     train_policy("td3_bc", folder, None, settings, 1.0, tmp_path, seed=0)
     error = np.abs(load_policy(tmp_path)[0].act(transitions.observation) - action).mean()
     assert error < 0.3 * np.abs(action - action.mean(0)).mean()
+
+
+# --- behaviour cloning, the reference ------------------------------------------------------------------------------
+
+
+def test_best_episodes_are_those_with_the_largest_returns(transitions: Transitions) -> None:
+    episodes = range(transitions.episode.max() + 1)
+    returns = [transitions.reward[transitions.episode == e].sum(dtype=float) for e in episodes]
+    wanted = np.argsort(returns)[::-1][: round(0.1 * len(returns))]
+    best = best_episodes(transitions, 0.1)
+    assert set(best.episode) == set(wanted) and len(wanted) >= 2
+    assert len(best) == sum((transitions.episode == e).sum() for e in wanted)
+    assert len(best_episodes(transitions, 1.0)) == len(transitions)
+    assert len(set(best_episodes(transitions, 1e-9).episode)) == 1
+
+
+def test_ten_percent_bc_clones_the_best_tenth_with_the_statistics_of_all(
+    dataset: Path, transitions: Transitions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    made = dawm.offline_rl.training.Mixture
+
+    def spied(real: Transitions, *rest: Any) -> Mixture:
+        seen.append(real)
+        return made(real, *rest)
+
+    monkeypatch.setattr(dawm.offline_rl.training, "Mixture", spied)
+    settings = BestBCSettings(hidden=16, batch_size=16, gradient_steps=5, evaluation_episodes=1)
+    train_policy("bc_10", dataset, None, settings, 1.0, tmp_path / "policy", 0)
+    assert len(seen[0]) == len(best_episodes(transitions, 0.1)) < len(transitions)
+    policy, _ = load_policy(tmp_path / "policy")
+    np.testing.assert_allclose(policy.observations.mean, transitions.observation.mean(0), rtol=1e-4, atol=1e-4)

@@ -21,6 +21,7 @@ import dawm.offline_rl.training
 import dawm.training
 import dawm.world_model.training
 from dawm.config import (
+    BCSettings,
     ClonedPolicySettings,
     ForwardDynamicsSettings,
     InverseDynamicsSettings,
@@ -34,7 +35,7 @@ from dawm.training import CHECKPOINT, State, adam, average_into, cosine_rate, em
 STEPS, CHECKPOINT_EVERY, KILLED_AT = 30, 10, 17
 STAGES = (
     *("world_model", "unet_world_model", "inverse_dynamics", "inverse_dynamics_ensemble", "forward_dynamics"),
-    *("gaussian_forward_dynamics", "cloned_policy", "td3_bc", "iql"),
+    *("gaussian_forward_dynamics", "cloned_policy", "td3_bc", "iql", "bc"),
 )
 Stage = Callable[..., None]
 
@@ -92,6 +93,10 @@ def stage(request: pytest.FixtureRequest, dataset: Path, synthetic: Path) -> tup
         settings = IQLSettings(**learner)
         dawm.offline_rl.training.train_policy("iql", dataset, synthetic, settings, 0.5, output, seed)
 
+    def bc(output: Path, seed: int) -> None:
+        settings = BCSettings(best_episodes=0.5, **learner)
+        dawm.offline_rl.training.train_policy("bc", dataset, None, settings, 1.0, output, seed)
+
     stages = {
         "world_model": (dawm.world_model.training, world_model),
         "unet_world_model": (dawm.world_model.training, unet_world_model),
@@ -102,6 +107,7 @@ def stage(request: pytest.FixtureRequest, dataset: Path, synthetic: Path) -> tup
         "cloned_policy": (dawm.cloned_policy, cloned_policy),
         "td3_bc": (dawm.offline_rl.training, td3_bc),
         "iql": (dawm.offline_rl.training, iql),
+        "bc": (dawm.offline_rl.training, bc),
     }
     return stages[request.param]
 

@@ -41,7 +41,7 @@ STYLE: Any = {
     "lines.linewidth": 1.8,
     "pdf.fonttype": 42,
 }
-ALGORITHMS = {"td3_bc": "TD3+BC", "iql": "IQL"}
+ALGORITHMS = {"td3_bc": "TD3+BC", "iql": "IQL", "bc": "BC", "bc_10": "10 % BC"}
 
 
 def draw_all(tables: Path, output: Path) -> None:

@@ -31,6 +31,8 @@ from dawm.config.generation import (
 )
 from dawm.config.learners import (
     AlgorithmsSettings,
+    BCSettings,
+    BestBCSettings,
     IQLSettings,
     LearnerSettings,
     TD3BCSettings,
@@ -45,6 +47,8 @@ __all__ = [
     "AnimationSettings",
     "AssessmentSettings",
     "AugmentationSettings",
+    "BCSettings",
+    "BestBCSettings",
     "BoundSettings",
     "ClonedPolicySettings",
     "ComputeSettings",

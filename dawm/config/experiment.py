@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dawm.config.compute import ComputeSettings
 from dawm.config.data import ExportSettings, InspectionSettings
 from dawm.config.fields import SLUG, setting
-from dawm.config.learners import AlgorithmsSettings, IQLSettings, TD3BCSettings
+from dawm.config.learners import AlgorithmsSettings, LearnerSettings
 from dawm.config.recipes import GeneratorSettings
 from dawm.errors import InputError
 
@@ -105,7 +105,7 @@ class Experiment:
         if not self.algorithm_names:
             raise InputError("algorithms: expected settings of at least one learner, found only null")
 
-    def algorithm(self, name: str) -> TD3BCSettings | IQLSettings:
+    def algorithm(self, name: str) -> LearnerSettings:
         return getattr(self.algorithms, name)
 
     @property

@@ -9,7 +9,7 @@ from dawm.config.fields import setting
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerSettings:
-    """Stage `train-policy`: what TD3+BC and IQL share."""
+    """Stage `train-policy`: what all learners share."""
 
     gradient_steps: int = setting("length of training", 1_000_000, minimum=1)
     batch_size: int = setting("transitions per gradient step", 256, minimum=1)
@@ -17,6 +17,8 @@ class LearnerSettings:
     learning_rate: float = setting("Adam's, of every network", 3e-4, exclusiveMinimum=0)
     discount: float = setting("γ", 0.99, minimum=0, maximum=1)
     target_rate: float = setting("τ, share of the online weights per target update", 0.005, minimum=0, maximum=1)
+    normalize_observations: bool = setting("standardise observations with the real data's statistics", True)
+    normalize_rewards: bool = setting("scale rewards by 1000 / (largest - smallest return of the real data)", False)
     evaluate_every: int = setting("gradient steps between two evaluations", 5000, minimum=1)
     evaluation_episodes: int = setting("episodes of one evaluation", 10, minimum=1)
     checkpoint_every: int = setting("gradient steps between two checkpoints", 10_000, minimum=1)
@@ -30,8 +32,6 @@ class TD3BCSettings(LearnerSettings):
     policy_noise: float = setting("standard deviation of the target action's noise", 0.2, minimum=0)
     noise_clip: float = setting("bound of that noise", 0.5, minimum=0)
     policy_delay: int = setting("critic steps per actor and target step", 2, minimum=1)
-    normalize_observations: bool = setting("standardise observations with the real data's statistics", True)
-    normalize_rewards: bool = setting("scale rewards by 1000 / (largest - smallest return of the real data)", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,28 @@ class IQLSettings(LearnerSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BCSettings(LearnerSettings):
+    """Behaviour cloning, a reference: `discount`, `target_rate` and `normalize_rewards` do not count."""
+
+    best_episodes: float = setting(
+        "share of the real episodes that is cloned, those with the best returns", 1.0, exclusiveMinimum=0, maximum=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestBCSettings(BCSettings):
+    """The same of the best tenth of the episodes, as 10 % BC."""
+
+    best_episodes: float = setting(
+        "share of the real episodes that is cloned, those with the best returns", 0.1, exclusiveMinimum=0, maximum=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class AlgorithmsSettings:
     """The learners to run; leave one out to skip it."""
 
     td3_bc: TD3BCSettings | None = setting("TD3+BC", None)
     iql: IQLSettings | None = setting("IQL", None)
+    bc: BCSettings | None = setting("behaviour cloning", None)
+    bc_10: BestBCSettings | None = setting("10 % BC", None)

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from dawm.config.compute import ComputeSettings
 from dawm.config.data import (
     BoundSettings,
     EnvironmentSettings,
@@ -17,20 +18,25 @@ from dawm.config.data import (
     TerminationSettings,
 )
 from dawm.config.experiment import (
+    AnimationSettings,
     AssessmentSettings,
     AugmentationSettings,
     Experiment,
+    SteeringSettings,
 )
 from dawm.config.generation import (
     ClonedPolicySettings,
     CorrectionSettings,
     ForwardDynamicsSettings,
     InverseDynamicsSettings,
+    RequestSettings,
     SynthesisSettings,
     ThresholdSettings,
     WorldModelSettings,
 )
 from dawm.config.learners import (
+    BCSettings,
+    BestBCSettings,
     IQLSettings,
     TD3BCSettings,
 )
@@ -59,10 +65,16 @@ def key_table() -> str:
             "generators.NAME.synthesis.correction.residual, forward_disagreement, action_disagreement",
             ThresholdSettings,
         ),
+        ("generators.NAME.synthesis.request", RequestSettings),
         ("augmentations.NAME", AugmentationSettings),
         ("algorithms.td3_bc", TD3BCSettings),
         ("algorithms.iql", IQLSettings),
+        ("algorithms.bc", BCSettings),
+        ("algorithms.bc_10", BestBCSettings),
         ("assessment", AssessmentSettings),
+        ("animation", AnimationSettings),
+        ("steering", SteeringSettings),
+        ("compute", ComputeSettings),
     ]
     lines = [_README_HEAD]
     for title, cls in sections:

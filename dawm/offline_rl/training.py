@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dawm.compute import Compute
-from dawm.config import IQLSettings, TD3BCSettings, as_mapping
+from dawm.config import BCSettings, BestBCSettings, IQLSettings, LearnerSettings, TD3BCSettings, as_mapping
 from dawm.data.export import episode_returns
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import Sealed, open_sealed
@@ -18,13 +18,19 @@ from dawm.environments.evaluation import Evaluator
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.offline_rl.batches import Mixture
+from dawm.offline_rl.bc import BC
 from dawm.offline_rl.iql import IQL
 from dawm.offline_rl.policy import WEIGHTS, DeterministicPolicy
 from dawm.offline_rl.td3_bc import TD3BC
 from dawm.randomness import derived_seed, generator
 from dawm.training import Job, train_and_seal
 
-LEARNERS = {"td3_bc": (TD3BC, TD3BCSettings), "iql": (IQL, IQLSettings)}
+LEARNERS = {
+    "td3_bc": (TD3BC, TD3BCSettings),
+    "iql": (IQL, IQLSettings),
+    "bc": (BC, BCSettings),
+    "bc_10": (BC, BestBCSettings),
+}
 LOG_EVERY = 500
 NOISE_STEPS = 64
 
@@ -33,7 +39,7 @@ def train_policy(
     algorithm: str,
     dataset: Path,
     synthetic: Path | None,
-    settings: TD3BCSettings | IQLSettings,
+    settings: LearnerSettings,
     real_fraction: float,
     output: Path,
     seed: int,
@@ -53,6 +59,8 @@ def train_policy(
     observations = observation_normalizer(real, settings.normalize_observations)
     actions = ActionScaler.between(task.action_low, task.action_high)
     scale = reward_scale(real, settings.normalize_rewards)
+    if isinstance(settings, BCSettings):
+        real = best_episodes(real, settings.best_episodes)
     mixture = Mixture(real, imagined, real_fraction, observations, actions, scale, device)
     torch.manual_seed(derived_seed(seed, "policy", "weights"))
     learner = LEARNERS[algorithm][0].create(settings, real.observation_dim, real.action_dim, device)  # type: ignore[attr-defined]
@@ -111,6 +119,14 @@ def reward_scale(real: Transitions, wanted: bool) -> float:
     """1000 / (largest - smallest return) of the real episodes (IQL's locomotion setting), or 1."""
     returns = episode_returns(real)
     return float(1000.0 / (returns.max() - returns.min())) if wanted and np.ptp(returns) > 0 else 1.0
+
+
+def best_episodes(real: Transitions, share: float) -> Transitions:
+    """The rows of the share of episodes with the largest undiscounted returns, at least of one."""
+    returns = episode_returns(real)
+    count = max(1, round(share * len(returns)))
+    chosen = np.argsort(-returns, kind="stable")[:count]
+    return real.take(np.isin(real.episode, chosen))
 
 
 class NoiseStream:
