@@ -88,6 +88,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--algorithm", required=True, choices=["td3_bc", "iql", "bc", "bc_10"])
     made.add_argument("--synthetic", type=Path, help="folder of synthetic transitions")
     made.add_argument("--real-fraction", type=float, default=1.0, help="share of real transitions per batch")
+    made = command("evaluate", _evaluate, "let a saved policy act in its environment", "seed")
+    made.add_argument("policy", type=Path, help="folder of a trained policy")
+    made.add_argument("--episodes", type=int, default=100)
+    made.add_argument("--video", type=Path, metavar="FILE.gif", help="one episode, or its first ten seconds, as a GIF")
     made = command(
         "assess",
         _assess,
@@ -323,6 +327,26 @@ def _train_policy(parsed: argparse.Namespace) -> None:
         parsed.seed,
         _device(parsed),
     )
+
+
+def _evaluate(parsed: argparse.Namespace) -> None:
+    skip = None
+    if parsed.video is not None:
+        from dawm.rendering import choose_renderer
+
+        skip = choose_renderer()  # before anything imports MuJoCo
+    from dawm.analysis.policy_evaluation import evaluate_policy, film
+
+    _device(parsed)
+    if parsed.episodes < 1:
+        raise InputError(f"--episodes: expected at least 1, found {parsed.episodes}")
+    found, policy = evaluate_policy(parsed.policy, parsed.episodes, parsed.seed)
+    print(*found.lines(parsed.seed), sep="\n")
+    if skip:
+        print(f"evaluate: no video: {skip}", file=sys.stderr)
+    elif parsed.video is not None:
+        film(found.task, policy, parsed.seed, parsed.video)
+        print(f"{'video':<18}{parsed.video}")
 
 
 def _assess(parsed: argparse.Namespace) -> None:

@@ -59,7 +59,7 @@ def animate(
         if reason:
             print(f"animate: no animation: {reason}", file=sys.stderr)
         else:
-            write_gif(output / "rollouts.gif", [*frames(oracle, chosen, settings, name)], settings)
+            write_gif(output / "rollouts.gif", [*frames(oracle, chosen, settings, name)], settings.frames_per_second)
         seal(
             output,
             "animation",
@@ -165,10 +165,10 @@ def composed(pictures: list[np.ndarray], heading: str, line: str) -> Image.Image
     return image
 
 
-def write_gif(path: Path, images: list[Image.Image], settings: AnimationSettings) -> None:
+def write_gif(path: Path, images: list[Image.Image], frames_per_second: float) -> None:
     """All frames with one palette, over and over."""
     palette = images[0].quantize(128, method=Image.Quantize.MEDIANCUT)
     reduced = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
-    duration = round(1000 / settings.frames_per_second)
+    duration = round(1000 / frames_per_second)
     with whole_file(path) as part:
         reduced[0].save(part, format="GIF", save_all=True, append_images=reduced[1:], duration=duration, loop=0)

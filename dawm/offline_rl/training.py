@@ -84,6 +84,7 @@ def train_policy(
             "episodes": len(returns),
         }
 
+    environment = {key: data.metadata[key] for key in ("environment", "environment_settings") if key in data.metadata}
     chosen = {"algorithm": algorithm, "real_fraction": real_fraction}
     train_and_seal(
         Job("policy", output, {**as_mapping(settings), **chosen}, seed, Compute(device), inputs),
@@ -91,7 +92,7 @@ def train_policy(
         learner.state(),
         policy,
         weights=WEIGHTS,
-        metadata={**chosen, "environment": task.environment, **policy().facts()},
+        metadata={**chosen, **environment, **policy().facts()},
         log_every=LOG_EVERY,
         evaluate=evaluate,
         evaluate_every=settings.evaluate_every,
