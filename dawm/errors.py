@@ -3,3 +3,7 @@
 
 class InputError(Exception):
     """Bad input. The command line prints the sentence and exits with status 2."""
+
+
+class DivergedError(InputError):
+    """A training whose numbers left all bounds; its last good checkpoint stays."""

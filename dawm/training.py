@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,9 +22,11 @@ from dawm.compute import Compute
 from dawm.data.files import digest_of, only_writer, whole_file, write_text
 from dawm.data.sealed import Sealed, seal, unseal
 from dawm.data.weights import save_weights
+from dawm.errors import DivergedError
 from dawm.progress import Progress
 
 CHECKPOINT = ".checkpoint.safetensors"
+NO_LIMITS: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def train_and_seal(
     log_every: int,
     evaluate: Callable[[int], dict[str, float]],
     evaluate_every: int,
+    limits: Mapping[str, float] = NO_LIMITS,
 ) -> None:
     """Trains (see `train`) and writes `job.output`: the weights of `result()` under the name `weights`, metrics.csv,
     evaluations.csv and the seal. Length and checkpoints are the settings' gradient_steps and checkpoint_every."""
@@ -71,6 +75,7 @@ def train_and_seal(
             log_every=log_every,
             evaluate=evaluate,
             evaluate_every=evaluate_every,
+            limits=limits,
         )
         save_weights(job.output / weights, result())
         seal(
@@ -152,12 +157,15 @@ def train(
     log_every: int,
     evaluate: Callable[[int], dict[str, float]] | None = None,
     evaluate_every: int = 0,
+    limits: Mapping[str, float] = NO_LIMITS,
 ) -> None:
     """Calls update(step) for step = 0 … steps - 1, from the last checkpoint on if one of this `run` is there.
 
     `run` is the digest of everything that decides the result. `update` draws all randomness from its step, so that a
     training that was killed and resumed ends with the same bytes as one that was not. Metrics (means over `log_every`
     steps) go to metrics.csv, the rows of `evaluate`, called after every `evaluate_every` steps, to evaluations.csv.
+
+    Raises DivergedError where a metric is not finite, or its mean larger than its limit, before that is checkpointed.
     """
     ledgers = {"metrics": Ledger(folder / "metrics.csv")}
     if evaluate is not None:
@@ -174,14 +182,29 @@ def train(
         if done % log_every == 0 or done == steps:
             count = (done - 1) % log_every + 1
             row = {"step": done, **{name: float(value) / count for name, value in sums.items()}}
+            check_convergence(what, row, limits, folder / CHECKPOINT)
             ledgers["metrics"].append(row)
             note = ", ".join(f"{name} {row[name]:.4g}" for name in sums)
             sums = {}
         if evaluate is not None and (done % evaluate_every == 0 or done == steps):
             ledgers["evaluations"].append({"step": done, **evaluate(done)})
         if done % checkpoint_every == 0 and done < steps:
+            so_far = {"step": done, **{name: float(value) for name, value in sums.items()}}
+            check_convergence(what, so_far, NO_LIMITS, folder / CHECKPOINT)
             save_checkpoint(folder / CHECKPOINT, run, done, state, ledgers, sums)
         progress.advance(note=note)
+
+
+def check_convergence(what: str, row: Mapping[str, float], limits: Mapping[str, float], checkpoint: Path) -> None:
+    """Raises DivergedError for a metric that is not finite or beyond its limit."""
+    for name, value in row.items():
+        limit = limits.get(name, math.inf)
+        if not math.isfinite(value) or abs(value) > limit:
+            kept = f"the last good checkpoint is {checkpoint}" if checkpoint.is_file() else "there is no checkpoint yet"
+            bound = "a finite number" if limit == math.inf else f"at most {limit:.3g}"
+            raise DivergedError(
+                f"{what}: diverged; expected {name} to be {bound} up to step {row['step']}, found {value:.3g}; {kept}"
+            )
 
 
 def save_checkpoint(

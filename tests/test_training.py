@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import dawm.cloned_policy
@@ -20,6 +21,7 @@ import dawm.inverse_dynamics
 import dawm.offline_rl.training
 import dawm.training
 import dawm.world_model.training
+from dawm.cli import main
 from dawm.config import (
     BCSettings,
     ClonedPolicySettings,
@@ -29,6 +31,7 @@ from dawm.config import (
     TD3BCSettings,
     WorldModelSettings,
 )
+from dawm.errors import DivergedError
 from dawm.randomness import derived_seed, generator
 from dawm.training import CHECKPOINT, State, adam, average_into, cosine_rate, ema_rate, train
 
@@ -170,6 +173,47 @@ def test_run_killed_twice_ends_with_the_same_bytes(
     watch.kill_at = None
     run(tmp_path / "killed", 3)
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize(("value", "found"), [(float("nan"), "nan"), (float("inf"), "inf"), (-60.0, "-")])
+def test_diverging_run_stops_with_a_sentence_and_its_last_good_checkpoint(
+    tmp_path: Path, value: float, found: str
+) -> None:
+    weight = torch.nn.Linear(1, 1, bias=False)
+    options = {"folder": tmp_path, "run": "run", "steps": 40, "checkpoint_every": 10, "log_every": 4}
+
+    def training(bad_from: int) -> None:
+        def update(step: int) -> dict[str, Tensor]:
+            bad = step >= bad_from
+            weight.weight.data.fill_(value if bad else step)
+            return {"loss": torch.tensor(1.0), "q": torch.tensor(value if bad else 2.0)}
+
+        train("policy seed 3", update, State({"weight": weight}, {}), limits={"q": 20.0}, **options)
+
+    checkpoint = tmp_path / CHECKPOINT
+    with pytest.raises(
+        DivergedError, match=r"policy seed 3: diverged; expected q to be .* found -?(nan|inf|\d)"
+    ) as raised:
+        training(bad_from=18)
+    assert found in str(raised.value) and f"the last good checkpoint is {checkpoint}" in str(raised.value)
+    kept = load_file(checkpoint)["weight/weight"]
+    assert float(kept) == 9  # of step 10: those of steps 18 to 20 are not kept
+    training(bad_from=99)
+    assert float(weight.weight.detach()) == 39 and len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + 10
+
+
+def test_exploding_values_end_a_learner(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = (
+        '{"hidden": 16, "batch_size": 16, "gradient_steps": 3000, "learning_rate": 100.0, "evaluate_every": 9000}'
+    )
+    options = ["--algorithm", "td3_bc", "--dataset", str(dataset), "--settings", settings, "--device", "cpu"]
+    assert main(["train-policy", *options, "--output", str(tmp_path)]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        said.startswith("dawm train-policy: policy seed 0: diverged; expected ")
+        and "there is no checkpoint yet" in said
+    )
+    assert not (tmp_path / "provenance.json").exists()
 
 
 def test_checkpoint_of_another_run_is_not_used(

@@ -96,6 +96,7 @@ def train_policy(
         log_every=LOG_EVERY,
         evaluate=evaluate,
         evaluate_every=settings.evaluate_every,
+        limits=value_limits(real, settings.discount, scale),
     )
 
 
@@ -128,6 +129,13 @@ def best_episodes(real: Transitions, share: float) -> Transitions:
     count = max(1, round(share * len(returns)))
     chosen = np.argsort(-returns, kind="stable")[:count]
     return real.take(np.isin(real.episode, chosen))
+
+
+def value_limits(real: Transitions, discount: float, scale: float) -> dict[str, float]:
+    """Ten times the largest value that the data's rewards could add up to, Σ γ^t max |r|; none where γ is 1."""
+    if discount == 1:
+        return {}
+    return {"q": 10 * scale * float(np.abs(real.reward).max()) / (1 - discount) + 1.0}
 
 
 class NoiseStream:
