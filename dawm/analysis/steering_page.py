@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from dawm.analysis.figures import COLORS, GREY, STYLE, save
 from dawm.analysis.steering import CLOSED, OPEN
@@ -27,6 +29,10 @@ COLUMNS = {
     (CLOSED, "return"): "planner's return",
     (CLOSED, "normalized_score"): "score",
     (CLOSED, "cpu_seconds_per_decision"): "CPU-ms per decision",
+}
+STYLES: dict[str, tuple[str, Literal["-", "--"]]] = {
+    "imagined_reward": ("imagined", "-"),
+    "true_reward": ("paid by the simulator", "--"),
 }
 
 
@@ -106,19 +112,23 @@ def page(table: pd.DataFrame) -> Figure:
         right.set_title("closed loop: the planner")
         for axes in (left, right):
             axes.set_xlabel("return-to-go asked for (1: the largest in the data)")
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    behaviour = Line2D([], [], color=GREY, linestyle=":", label="the data's behaviour")
+    styles = [Line2D([], [], color=GREY, linestyle=style, label=word) for word, style in STYLES.values()]
+    recipes = [Line2D([], [], color=color, marker="o", markersize=4, label=name) for name, color in colors.items()]
+    figure.legend(handles=[*recipes, *styles, behaviour], loc="outside lower center", ncols=4)
     return figure
 
 
 def windows(axes: Axes, table: pd.DataFrame, colors: dict[str, str]) -> None:
-    """What a window's rewards add up to: imagined (full line), and paid by the simulator (broken)."""
+    """What a window's rewards add up to: imagined, and paid by the simulator. Without intervals: they are those of the
+    starts, which are the same for every request."""
     for recipe, color in colors.items():
-        for quantity, style, word in (("imagined_reward", "-", "imagined"), ("true_reward", "--", "true")):
-            with_interval(axes, table[(table["recipe"] == recipe) & (table["quantity"] == quantity)], color, style)
-            axes.lines[-1].set_label(f"{recipe}, {word}")
+        for quantity, (_, style) in STYLES.items():
+            chosen = table[(table["recipe"] == recipe) & (table["quantity"] == quantity)]
+            line = chosen.groupby("request")["value"].mean()
+            axes.plot(line.index, line, style, color=color, marker="o", markersize=4)
     behaviour = table.loc[table["quantity"] == "behaviour_reward", "value"].mean()
-    axes.axhline(behaviour, color=GREY, linestyle=":", linewidth=1.4, label="the data's behaviour")
+    axes.axhline(behaviour, color=GREY, linestyle=":", linewidth=1.4)
     axes.set_ylabel("reward of a window")
 
 
