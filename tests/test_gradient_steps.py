@@ -176,8 +176,9 @@ def test_bc_steps_agree_with_numpy() -> None:
         agree(learner.actor, actor)
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "deterministic"])
 @pytest.mark.parametrize("clip", [0.4, 100.0])
-def test_iql_steps_agree_with_numpy(clip: float) -> None:
+def test_iql_steps_agree_with_numpy(clip: float, kind: Any) -> None:
     settings = IQLSettings(
         hidden=HIDDEN,
         batch_size=ROWS,
@@ -185,6 +186,7 @@ def test_iql_steps_agree_with_numpy(clip: float) -> None:
         gradient_steps=8,
         target_rate=0.1,
         advantage_weight_clip=clip,
+        actor=kind,
     )
     torch.manual_seed(0)
     learner = iql.IQL.create(settings, OBSERVATION, ACTION)
@@ -214,11 +216,14 @@ def test_iql_steps_agree_with_numpy(clip: float) -> None:
         log_std = np.clip(actor["log_std"], -5, 2)
         z = (np.clip(action, -1 + 1e-5, 1 - 1e-5) - mean) / np.exp(log_std)
         density = -(z**2 / 2 + log_std + np.log(2 * np.pi) / 2).sum(1)
-        np.testing.assert_allclose(metrics["actor_loss"], -(weight * density).mean(), **TOLERANCE)
-        by_mean = -(weight[:, None] / ROWS) * z / np.exp(log_std)
+        loss, by_mean = -(weight * density).mean(), -(weight[:, None] / ROWS) * z / np.exp(log_std)
+        if kind == "deterministic":
+            loss = (weight * ((mean - action) ** 2).sum(1)).mean()
+            by_mean = 2 * weight[:, None] / ROWS * (mean - action)
+        np.testing.assert_allclose(metrics["actor_loss"], loss, **TOLERANCE)
         gradients, _ = backward(actor, 0, layers, by_mean * (1 - mean**2))
         inside = (actor["log_std"] >= -5) & (actor["log_std"] <= 2)
-        by_log_std = {"log_std": (weight[:, None] / ROWS * (1 - z**2)).sum(0) * inside}
+        by_log_std = {"log_std": (weight[:, None] / ROWS * (1 - z**2)).sum(0) * inside * (kind == "gaussian")}
         rate = 1e-3 * (1 + np.cos(np.pi * step / 8)) / 2
         actor_adam.step(actor, together([gradients]) | by_log_std, rate)
 

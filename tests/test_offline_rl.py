@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 import dawm.offline_rl.training
-from dawm.config import BestBCSettings, IQLSettings, TD3BCSettings
+from dawm.config import BestBCSettings, IQLSettings, TD3BCSettings, with_preset
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import open_sealed, seal
 from dawm.data.transitions import Transitions, read_transitions
@@ -516,3 +516,32 @@ def test_ten_percent_bc_clones_the_best_tenth_with_the_statistics_of_all(
     assert len(seen[0]) == len(best_episodes(transitions, 0.1)) < len(transitions)
     policy, _ = load_policy(tmp_path / "policy")
     np.testing.assert_allclose(policy.observations.mean, transitions.observation.mean(0), rtol=1e-4, atol=1e-4)
+
+
+# --- presets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("d4rl/hopper-medium-v2", ("deterministic", 0.001, 0.7, 3.0, True)),
+        ("local/hopper-medium-replay", ("deterministic", 0.001, 0.7, 3.0, True)),
+        ("d4rl/hopper-medium-expert-v2", ("gaussian", 0.005, 0.5, 6.0, False)),
+        ("d4rl/walker2d-medium-v2", ("gaussian", 0.005, 0.7, 3.0, False)),
+        ("hdf5:somewhere/mine.hdf5", ("gaussian", 0.005, 0.7, 3.0, False)),
+    ],
+)
+def test_corls_preset_is_its_published_settings(source: str, expected: tuple) -> None:
+    found = with_preset(IQLSettings(preset="corl", expectile=0.9, hidden=64), source)
+    assert isinstance(found, IQLSettings) and found.normalize_observations and found.hidden == 64
+    assert expected == (
+        *(found.actor, found.target_rate, found.expectile, found.inverse_temperature, found.normalize_rewards),
+    )
+    assert with_preset(plain := IQLSettings(expectile=0.9), source) == plain
+    assert with_preset(td3 := TD3BCSettings(), source) == td3
+
+
+def test_policy_says_what_its_preset_meant(dataset: Path, tmp_path: Path) -> None:
+    train_policy("iql", dataset, None, IQLSettings(preset="corl", **SMALL), 1.0, tmp_path, 0)
+    settings = open_sealed(tmp_path, "policy").provenance["settings"]
+    assert settings["actor"] == "deterministic" and settings["target_rate"] == 0.001  # local/hopper-medium-replay

@@ -37,6 +37,7 @@ from dawm.config.learners import (
     LearnerSettings,
     TD3BCSettings,
 )
+from dawm.config.presets import with_preset
 from dawm.config.reading import as_mapping, load_experiment, load_yaml, parse_yaml, plain, read
 from dawm.config.recipes import GeneratorSettings
 from dawm.config.reference import key_table
@@ -78,4 +79,5 @@ __all__ = [
     "parse_yaml",
     "plain",
     "read",
+    "with_preset",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from dawm.config.fields import setting
 
@@ -41,6 +42,14 @@ class IQLSettings(LearnerSettings):
     expectile: float = setting("τ of the value's expectile regression", 0.7, exclusiveMinimum=0, exclusiveMaximum=1)
     inverse_temperature: float = setting("β of the advantage weights", 3.0, minimum=0)
     advantage_weight_clip: float = setting("largest advantage weight", 100.0, exclusiveMinimum=0)
+    actor: Literal["gaussian", "deterministic"] = setting(
+        "what clones the data: a Gaussian by its likelihood, or its mean alone by the squared error", "gaussian"
+    )
+    preset: Literal["none", "corl"] = setting(
+        "`corl`: CORL's published settings for the data set, three exceptions on Hopper included, replace those given "
+        "here (`dawm/config/presets.py`)",
+        "none",
+    )
     normalize_observations: bool = setting("standardise observations with the real data's statistics", False)
     normalize_rewards: bool = setting("scale rewards by 1000 / (largest - smallest return of the real data)", True)
 

@@ -82,7 +82,7 @@ class IQL:
 
         new_v, next_v = self.value(torch.cat([batch.observation, batch.next_observation]))[0, 0].chunk(2)
         weight = (settings.inverse_temperature * (q - new_v)).exp().clamp(max=settings.advantage_weight_clip)
-        actor_loss, by_actor = cloning_loss(self.actor, batch, weight)
+        actor_loss, by_actor = CLONING[settings.actor](self.actor, batch, weight)
         set_rate(self.actor_optimizer, cosine_rate(step, settings.gradient_steps, settings.learning_rate))
         self.actor_optimizer.descend(by_actor)
 
@@ -120,6 +120,20 @@ def cloning_loss(actor: GaussianActor, batch: Batch, weight: Tensor) -> tuple[Te
     by_mean = -share * z / log_std.exp() * (1 - mean.square())  # tanh′ = 1 - tanh²
     by_log_std = (share * (1 - 2 * half_square)).sum((0, 2)) * ((low <= actor.log_std) & (actor.log_std <= high))
     return -(share * log_probability).sum(), [*actor.layers.gradient(trace, by_mean), by_log_std]
+
+
+def squared_cloning_loss(actor: GaussianActor, batch: Batch, weight: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """mean w Σ (μ - a)², of the mean alone (CORL's deterministic policy); the deviation is not learned."""
+    trace = actor.layers.forward(batch.observation)
+    mean = trace.output.tanh()  # [1, act_dim, B]
+    error = mean - batch.action.T
+    share = weight / len(batch)
+    by_mean = 2 * share * error * (1 - mean.square())  # tanh′ = 1 - tanh²
+    loss = (share * error.square().sum(1)).sum()
+    return loss, [*actor.layers.gradient(trace, by_mean), torch.zeros_like(actor.log_std)]
+
+
+CLONING = {"gaussian": cloning_loss, "deterministic": squared_cloning_loss}
 
 
 def td_target(next_value: Tensor, batch: Batch, discount: float) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dawm.compute import Compute
-from dawm.config import BCSettings, BestBCSettings, IQLSettings, LearnerSettings, TD3BCSettings, as_mapping
+from dawm.config import BCSettings, BestBCSettings, IQLSettings, LearnerSettings, TD3BCSettings, as_mapping, with_preset
 from dawm.data.export import episode_returns
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import Sealed, open_sealed
@@ -47,6 +47,7 @@ def train_policy(
 ) -> None:
     """Writes `output`/policy.safetensors (with its normalizer), evaluations.csv, metrics.csv and the seal."""
     data = open_sealed(dataset, "dataset")
+    settings = with_preset(settings, data.provenance["settings"].get("source", ""))
     real = read_transitions(data, states=False)
     inputs = {"dataset": data}
     imagined = None
