@@ -3,7 +3,7 @@
     snakemake --cores 8 --configfile config/pilot.yaml -- all fidelity steering
     python benchmarks/efficiency.py
 
-Reads the finished experiment and writes results/published/efficiency/efficiency.csv and .md. Training costs are
+Reads the finished experiment; writes efficiency.csv, .md and costs.json to results/published/efficiency. Costs are
 CPU-seconds on one core: those of a gradient step, measured here in processes of their own on one data set (250 steps
 less 50, so that imports and reading do not count), times the config's steps. A decision is an action for one of ten
 episodes that run side by side; the planner and a learned policy take turns. The planner has a row for the largest
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -111,22 +112,34 @@ def decision_costs(experiment: Experiment, layout: Layout, dataset: str, recipe:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def efficiency(experiment: Experiment, layout: Layout, dataset: str) -> pd.DataFrame:
+def planning_recipe(experiment: Experiment) -> str:
+    """The first whose world model can plan."""
+    models = {name: recipe.world_model for name, recipe in experiment.generators.items()}
+    return next(name for name, model in models.items() if model is not None and model.action_dropout)
+
+
+def measured_costs(experiment: Experiment, layout: Layout, dataset: str) -> dict[str, Any]:
+    """training: CPU-seconds by recipe and part; decisions: CPU-seconds of one, by who decides."""
+    training: dict[str, dict[str, float]] = {}
+    for (name, part), seconds in training_costs(experiment, layout, dataset).items():
+        training.setdefault(name, {})[part] = seconds
+    return {
+        "dataset": dataset,
+        "training": training,
+        "decisions": decision_costs(experiment, layout, dataset, planning_recipe(experiment)),
+    }
+
+
+def efficiency(experiment: Experiment, layout: Layout, costs: dict[str, Any]) -> pd.DataFrame:
     """One row for each recipe and data set, and for the planner; scores are TD3+BC's last ones, mean over seeds."""
     errors = pooled(pd.read_csv(open_sealed(layout.fidelity, "fidelity").folder / "fidelity.csv"))
     errors = errors[errors["quantity"] == "state_error"].set_index(["dataset", "augmentation"])["value"]
     scores = pd.read_csv(open_sealed(layout.tables, "tables").folder / "scores.csv")
     means = scores.groupby(["dataset", "augmentation"])["normalized_score_last"].mean()
-    costs = training_costs(experiment, layout, dataset)
-    planning = next(
-        name
-        for name, recipe in experiment.generators.items()
-        if recipe.world_model and recipe.world_model.action_dropout
-    )
+    training, decisions, planning = costs["training"], costs["decisions"], planning_recipe(experiment)
     steering = pd.read_csv(open_sealed(layout.steering_page, "steering-page").folder / "steering.csv")
     chosen = steering[(steering["recipe"] == planning) & (steering["quantity"] == "normalized_score")]
     planned = chosen.pivot_table(index="dataset", columns="request", values="value")
-    decisions = decision_costs(experiment, layout, dataset, planning)
     rows = []
     for place in experiment.datasets:
         for name in experiment.generators:
@@ -139,13 +152,13 @@ def efficiency(experiment: Experiment, layout: Layout, dataset: str) -> pd.DataF
                 {
                     "dataset": place,
                     "recipe": name,
-                    "training_cpu_seconds": sum(costs[name, part] for part in PARTS if (name, part) in costs),
+                    "training_cpu_seconds": sum(training[name].values()),
                     "state_error": errors[place, name],
                     **{f"score_{fraction:g}": means[place, label] for fraction, label in arms.items()},
                     "cpu_ms_per_decision": 1000 * decisions["policy"],
                 }
             )
-        models = sum(costs[planning, part] for part in ("world_model", "inverse_dynamics"))
+        models = sum(training[planning][part] for part in ("world_model", "inverse_dynamics"))
         for asked in (min(planned, key=lambda request: abs(request - REQUEST)), planned.loc[place].idxmax()):
             rows.append(
                 {
@@ -186,13 +199,19 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=ROOT / "config" / "pilot.yaml")
     parser.add_argument("--results", type=Path, help="the experiment's folder, results/EXPERIMENT if not given")
     parser.add_argument("--dataset", default="hopper-medium-replay", help="on which the costs are measured")
+    parser.add_argument("--costs", type=Path, help="costs.json of an earlier run, whose measurements count again")
     parser.add_argument("--output", type=Path, default=PUBLISHED.parent / "efficiency")
     parsed = parser.parse_args()
     torch.set_num_threads(1)
     experiment = load_experiment(parsed.config)
     layout = Layout(parsed.results or ROOT / "results" / experiment.experiment)
-    table = efficiency(experiment, layout, parsed.dataset)
+    needed = {"tables": layout.tables, "fidelity": layout.fidelity, "steering-page": layout.steering_page}
+    for kind, folder in needed.items():
+        open_sealed(folder, kind)  # what is missing is missed before anything is measured
+    costs = json.loads(parsed.costs.read_text()) if parsed.costs else measured_costs(experiment, layout, parsed.dataset)
     parsed.output.mkdir(parents=True, exist_ok=True)
+    (parsed.output / "costs.json").write_text(json.dumps(costs, indent=1) + "\n")
+    table = efficiency(experiment, layout, costs)
     write_table(parsed.output / "efficiency.csv", table)
     (parsed.output / "efficiency.md").write_text(markdown(table))
     sys.stdout.write(markdown(table))
