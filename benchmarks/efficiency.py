@@ -159,7 +159,9 @@ def efficiency(experiment: Experiment, layout: Layout, costs: dict[str, Any]) ->
                 }
             )
         models = sum(training[planning][part] for part in ("world_model", "inverse_dynamics"))
-        for asked in (min(planned, key=lambda request: abs(request - REQUEST)), planned.loc[place].idxmax()):
+        for asked in dict.fromkeys(
+            [min(planned, key=lambda request: abs(request - REQUEST)), planned.loc[place].idxmax()]
+        ):
             rows.append(
                 {
                     "dataset": place,

@@ -24,7 +24,7 @@ from dawm.data.files import whole_file
 from dawm.data.sealed import Sealed, open_sealed
 
 # Okabe and Ito's palette: distinguishable with every kind of colour vision.
-COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442", "#882255"]
 GREY = "#777777"
 STYLE: Any = {
     "figure.dpi": 150,
@@ -138,7 +138,7 @@ def fidelity_by_horizon(sealed: Sealed) -> Figure:
                 continue
             imagined = chosen[chosen["horizon_step"] > 0]
             for arm, group in imagined.groupby("augmentation"):
-                color = colors.get(arm, COLORS[-2])
+                color = colors.get(arm, "#000000")
                 means = group.groupby("horizon_step")[["value", "low", "high"]].mean()  # over world-model seeds
                 axes.fill_between(means.index, means["low"], means["high"], color=color, alpha=0.18, linewidth=0)
                 axes.plot(means.index, means["value"], "o-", color=color, markersize=4, label=arm)
