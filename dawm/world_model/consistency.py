@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dawm.blocks import check_inputs
 from dawm.data.sealed import Sealed
 from dawm.data.windows import WindowBatch
 from dawm.errors import InputError
@@ -40,9 +41,7 @@ class Physics:
         inverse, inverse_seal = load_inverse_dynamics(inverse_dynamics)
         forward, forward_seal = load_forward_dynamics(forward_dynamics)
         inputs = {"inverse_dynamics": inverse_seal, "forward_dynamics": forward_seal}
-        for sealed in inputs.values():
-            if sealed.provenance["inputs"]["dataset"] != data.digest:
-                raise InputError(f"{sealed.folder}: was trained on another data set than {data.folder}; train it again")
+        check_inputs({"dataset": data, **inputs})
         return cls(inverse.requires_grad_(False).to(device), forward.requires_grad_(False).to(device), inputs)
 
     def residual(self, model: WorldModel, clean: Tensor, sigma: Tensor, batch: WindowBatch) -> Tensor:
