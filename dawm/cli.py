@@ -56,8 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "--synthetic", type=Path, help="folder of synthetic transitions; with --dataset: both, real first"
     )
     made.add_argument("--id", help="of the new Minari data set, such as dawm/hopper-medium-v0")
-    learner = ("dataset", "settings", "output", "seed", "device")
-    models = (*learner, "precision", "compile")
+    models = ("dataset", "settings", "output", "seed", "device", "precision", "compile")
     made = command(
         "train-world-model", _train_world_model, "train the diffusion world model", *models, "inverse-dynamics"
     )
@@ -82,11 +81,17 @@ def parser() -> argparse.ArgumentParser:
     made = command(
         "train-policy",
         _train_policy,
-        "train TD3+BC, IQL or behaviour cloning on real and synthetic transitions",
-        *learner,
+        "train TD3+BC, IQL or behaviour cloning on real and synthetic transitions, for one seed or several at once",
+        *("dataset", "settings", "device"),
+    )
+    made.add_argument("--seed", type=int, nargs="+", default=[0], help="those that share the process")
+    made.add_argument("--output", type=Path, nargs="+", required=True, help="a folder for each seed")
+    made.add_argument("--precision", choices=["float32", "tf32"], default="float32", help="of matrix products")
+    made.add_argument(
+        "--compile", choices=["none", "graphs"], default="none", help="CUDA graphs: one launch for each gradient step"
     )
     made.add_argument("--algorithm", required=True, choices=["td3_bc", "iql", "bc", "bc_10"])
-    made.add_argument("--synthetic", type=Path, help="folder of synthetic transitions")
+    made.add_argument("--synthetic", type=Path, nargs="+", help="folder of synthetic transitions, or one for each seed")
     made.add_argument("--real-fraction", type=float, default=1.0, help="share of real transitions per batch")
     made = command("evaluate", _evaluate, "let a saved policy act in its environment", "seed")
     made.add_argument("policy", type=Path, help="folder of a trained policy")
@@ -312,21 +317,24 @@ def _rollouts(
 
 
 def _train_policy(parsed: argparse.Namespace) -> None:
-    from dawm.offline_rl.training import LEARNERS, train_policy
+    from dawm.offline_rl.training import LEARNERS, PolicyRun, train_policies
 
     settings = _settings(parsed, LEARNERS[parsed.algorithm][1])
     if not 0 <= parsed.real_fraction <= 1:
         raise InputError(f"--real-fraction: expected a number from 0 to 1, found {parsed.real_fraction}")
-    train_policy(
-        parsed.algorithm,
-        parsed.dataset,
-        parsed.synthetic,
-        settings,
-        parsed.real_fraction,
-        parsed.output,
-        parsed.seed,
-        _device(parsed),
-    )
+    seeds, outputs, synthetic = parsed.seed, parsed.output, parsed.synthetic or [None]
+    if len(outputs) != len(seeds):
+        raise InputError(f"--output: expected a folder for each of {len(seeds)} seeds, found {len(outputs)}")
+    if len(synthetic) not in (1, len(seeds)):
+        raise InputError(
+            f"--synthetic: expected one folder, or {len(seeds)} as there are seeds, found {len(synthetic)}"
+        )
+    for name, values in (("--seed", seeds), ("--output", outputs)):
+        if len(set(values)) < len(values):
+            raise InputError(f"{name}: expected each one once, found {' '.join(map(str, values))}")
+    synthetic *= len(seeds) if len(synthetic) == 1 else 1
+    runs = [PolicyRun(*values) for values in zip(seeds, synthetic, outputs, strict=True)]
+    train_policies(parsed.algorithm, parsed.dataset, settings, parsed.real_fraction, runs, _compute(parsed))
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:

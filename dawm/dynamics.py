@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dawm.checkpoints import State
 from dawm.compute import Compute
 from dawm.config import ClonedPolicySettings, ForwardDynamicsSettings, InverseDynamicsSettings, as_mapping
 from dawm.data.sealed import Sealed, open_sealed
@@ -18,7 +19,7 @@ from dawm.data.transitions import Transitions, held_out_rows, read_transitions
 from dawm.environments.tasks import Task, task_of_metadata
 from dawm.errors import InputError
 from dawm.randomness import derived_seed, generator
-from dawm.training import Job, State, adam, cosine_rate, set_rate, train_and_seal
+from dawm.training import Job, adam, cosine_rate, set_rate, train_and_seal
 
 WEIGHTS = "model.safetensors"
 LOG_EVERY = 200

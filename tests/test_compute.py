@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import dawm.world_model.training
+from dawm.checkpoints import CHECKPOINT
 from dawm.compute import CPU, Compute
 from dawm.config import ComputeSettings, InverseDynamicsSettings, SynthesisSettings, WorldModelSettings
 from dawm.data.transitions import Transitions
 from dawm.inverse_dynamics import infer, load_inverse_dynamics, train_inverse_dynamics
 from dawm.synthesis import Parts, Plan, synthesize_blocks, synthesize_shard
-from dawm.training import CHECKPOINT, train
+from dawm.training import train
 from dawm.world_model.training import load_world_model, train_world_model
 
 BF16 = Compute("cpu", ComputeSettings(precision="bf16"))
@@ -103,13 +104,13 @@ def test_killed_bf16_training_ends_with_the_same_bytes(
 ) -> None:
     train_world_model(dataset, world_model_settings, tmp_path / "undisturbed", seed=0, compute=BF16)
 
-    def killed(what, update, state, **options) -> None:
+    def killed(members, update, state, **options) -> None:
         def until(step: int):
             if step == 30:
                 raise KeyboardInterrupt
             return update(step)
 
-        train(what, until, state, **options)
+        train(members, until, state, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(dawm.training, "train", killed)

@@ -86,6 +86,10 @@ def agree(module: torch.nn.Module, expected: Mapping[str, np.ndarray]) -> None:
         np.testing.assert_allclose(found[name], value, **TOLERANCE, err_msg=name)
 
 
+def chance(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
 # --- the learners' steps -----------------------------------------------------------------------------------------
 
 
@@ -93,16 +97,16 @@ def batch(seed: int) -> Batch:
     g = torch.Generator().manual_seed(seed)
     discount = torch.tensor([0.0, 1.0, 0.81, 1.0]).repeat(ROWS // 4)  # terminal, timeout, three steps, inside
     return Batch(
-        torch.randn(ROWS, OBSERVATION, generator=g),
-        torch.rand(ROWS, ACTION, generator=g) * 2 - 1,
-        torch.randn(ROWS, generator=g),
-        torch.randn(ROWS, OBSERVATION, generator=g),
-        discount,
+        torch.randn(1, ROWS, OBSERVATION, generator=g),
+        torch.rand(1, ROWS, ACTION, generator=g) * 2 - 1,
+        torch.randn(1, ROWS, generator=g),
+        torch.randn(1, ROWS, OBSERVATION, generator=g),
+        discount[None],
     )
 
 
 def double(rows: Batch) -> tuple[np.ndarray, ...]:
-    return tuple(getattr(rows, item.name).double().numpy() for item in dataclasses.fields(rows))
+    return tuple(getattr(rows, item.name)[0].double().numpy() for item in dataclasses.fields(rows))
 
 
 def critic_gradient(critic: Weights, inputs: np.ndarray, target: np.ndarray) -> tuple[float, Weights]:
@@ -122,17 +126,16 @@ def lowest_q(critic: Weights, inputs: np.ndarray) -> np.ndarray:
 
 def test_td3_bc_steps_agree_with_numpy() -> None:
     settings = TD3BCSettings(hidden=HIDDEN, batch_size=ROWS, learning_rate=1e-3, target_rate=0.1)
-    torch.manual_seed(0)
-    learner = td3_bc.TD3BC.create(settings, OBSERVATION, ACTION)
+    learner = td3_bc.TD3BC.create(settings, OBSERVATION, ACTION, chance(0))
     actor, critic = of(learner.actor), of(learner.critic)
     target_actor, target_critic = of(learner.actor), of(learner.critic)
     actor_adam, critic_adam = NumpyAdam(), NumpyAdam()
     for step in range(4):
-        rows, noise = batch(step), torch.randn(ROWS, ACTION, generator=torch.Generator().manual_seed(90 + step)) * 2
+        rows, noise = batch(step), torch.randn(1, ROWS, ACTION, generator=torch.Generator().manual_seed(90 + step)) * 2
         metrics = learner.update(rows, noise, step, settings)
 
         observation, action, reward, successor, discount = double(rows)
-        smoothing = np.clip(0.2 * noise.double().numpy(), -0.5, 0.5)
+        smoothing = np.clip(0.2 * noise[0].double().numpy(), -0.5, 0.5)
         next_action = np.clip(np.tanh(forward(target_actor, 0, successor)[-1]) + smoothing, -1, 1)
         q = lowest_q(target_critic, np.concatenate([successor, next_action], 1))
         inputs = np.concatenate([observation, action], 1)
@@ -160,8 +163,7 @@ def test_td3_bc_steps_agree_with_numpy() -> None:
 
 def test_bc_steps_agree_with_numpy() -> None:
     settings = BCSettings(hidden=HIDDEN, batch_size=ROWS, learning_rate=1e-3)
-    torch.manual_seed(0)
-    learner = bc.BC.create(settings, OBSERVATION, ACTION)
+    learner = bc.BC.create(settings, OBSERVATION, ACTION, chance(0))
     actor, adam = of(learner.actor), NumpyAdam()
     for step in range(4):
         rows = batch(step)
@@ -188,14 +190,14 @@ def test_iql_steps_agree_with_numpy(clip: float, kind: Any) -> None:
         advantage_weight_clip=clip,
         actor=kind,
     )
-    torch.manual_seed(0)
-    learner = iql.IQL.create(settings, OBSERVATION, ACTION)
-    learner.actor.log_std.copy_(torch.tensor([0.3, -4.9999, 2.5]))  # inside, about to leave the range, beyond it
+    learner = iql.IQL.create(settings, OBSERVATION, ACTION, chance(0))
+    learner.actor.log_std.copy_(torch.tensor([[0.3, -4.9999, 2.5]]))  # inside, about to leave the range, beyond it
     actor, critic, value = of(learner.actor), of(learner.critic), of(learner.value)
     target = of(learner.critic)
     actor_adam, critic_adam, value_adam = NumpyAdam(), NumpyAdam(), NumpyAdam()
     for step in range(4):
         rows = batch(step)
+        learner.schedule(step, settings)
         metrics = learner.update(rows, Tensor(), step, settings)
 
         observation, action, reward, successor, discount = double(rows)
@@ -241,17 +243,55 @@ def test_iql_steps_agree_with_numpy(clip: float, kind: Any) -> None:
             agree(module, expected)
 
 
+# --- seeds side by side -------------------------------------------------------------------------------------------
+
+LEARNERS = {
+    "td3_bc": (td3_bc.TD3BC, TD3BCSettings(hidden=HIDDEN, batch_size=ROWS)),
+    "iql": (iql.IQL, IQLSettings(hidden=HIDDEN, batch_size=ROWS, gradient_steps=40)),
+    "iql_deterministic": (iql.IQL, IQLSettings(hidden=HIDDEN, batch_size=ROWS, actor="deterministic")),
+    "bc": (bc.BC, BCSettings(hidden=HIDDEN, batch_size=ROWS)),
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_seed_among_others_learns_what_it_learns_alone(name: str) -> None:
+    """To rounding: what of a product or of Adam is done in vectors depends on where a seed's weights lie."""
+    kind, settings = LEARNERS[name]
+    seeds = [0, 7, 3, 1, 9]
+    alone = [kind.create(settings, OBSERVATION, ACTION, chance(seed)) for seed in seeds]  # type: ignore[attr-defined]
+    among = kind.create(settings, OBSERVATION, ACTION, chance(*seeds))  # type: ignore[attr-defined]
+    for step in range(20):
+        batches = [batch(1000 * step + seed) for seed in seeds]
+        noise = torch.randn(len(seeds), ROWS, ACTION, generator=torch.Generator().manual_seed(step))
+        columns = [item.name for item in dataclasses.fields(Batch)]
+        stacked = Batch(*(torch.cat([getattr(rows, column) for rows in batches]) for column in columns))
+        among.schedule(step, settings)
+        metrics = among.update(stacked, noise, step, settings)
+        for place, learner in enumerate(alone):
+            learner.schedule(step, settings)
+            expected = learner.update(batches[place], noise[place : place + 1], step, settings)
+            for key, value in expected.items():
+                torch.testing.assert_close(metrics[key][place : place + 1], value, rtol=1e-5, atol=1e-5)
+    for learner, part in zip(alone, among.state().parts(), strict=True):
+        expected = learner.state().tensors()
+        assert set(part) == set(expected)
+        for key, value in expected.items():
+            torch.testing.assert_close(part[key], value, rtol=1e-5, atol=1e-6)
+    weights = [part["actor/weight1"] for part in among.state().parts()]
+    assert not any(torch.equal(weights[0], other) for other in weights[1:])
+
+
 # --- their parts against autograd ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("members", [1, 2])
-def test_closed_form_gradients_are_those_of_autograd(members: int) -> None:
-    torch.manual_seed(0)
-    layers = MLPs(members, 5, 8, 3).double().requires_grad_(True)
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_closed_form_gradients_are_those_of_autograd(members: int, seeds: int) -> None:
+    layers = MLPs(chance(*range(seeds)), members, 5, 8, 3).double().requires_grad_(True)
     weights = layers.layers
     assert all(value.dtype == torch.float64 for value in weights)
-    x = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
-    slope = torch.randn(members, 3, 6, dtype=torch.float64)
+    x = torch.randn(seeds, 6, 5, dtype=torch.float64, requires_grad=True)
+    slope = torch.randn(seeds * members, 3, 6, dtype=torch.float64)
     trace = weights.forward(x)
     expected = torch.autograd.grad(trace.output, [*weights, x], slope)
     with torch.no_grad():
@@ -259,17 +299,16 @@ def test_closed_form_gradients_are_those_of_autograd(members: int) -> None:
         by_inputs = weights.input_gradient(trace, slope, start=2)
     for name, ours, theirs in zip(Layers._fields, found, expected, strict=False):
         torch.testing.assert_close(ours, theirs, msg=name)
-    torch.testing.assert_close(by_inputs.sum(0).T, expected[-1][:, 2:])
+    torch.testing.assert_close(by_inputs.unflatten(0, (seeds, members)).sum(1).mT, expected[-1][:, :, 2:])
 
 
-def test_member_is_a_network_by_itself() -> None:
-    networks, x = MLPs(2, 5, 8, 3), torch.randn(6, 5)
-    torch.testing.assert_close(networks.layers.member(1).forward(x).output[0], networks(x)[1])
+def test_first_members_are_networks_by_themselves() -> None:
+    networks, x = MLPs(chance(0, 1), 2, 5, 8, 3), torch.randn(2, 6, 5)
+    torch.testing.assert_close(networks.layers.first_of(2).forward(x).output, networks(x)[::2])
 
 
 def test_fresh_layers_are_drawn_as_torch_draws_them() -> None:
-    torch.manual_seed(0)
-    drawn, bound = MLPs(2, 100, 200, 3).layers, {"1": 0.1, "2": 200**-0.5, "3": 200**-0.5}
+    drawn, bound = MLPs(chance(0), 2, 100, 200, 3).layers, {"1": 0.1, "2": 200**-0.5, "3": 200**-0.5}
     for name, values in drawn._asdict().items():
         limit = bound[name[-1]]
         assert values.abs().max() <= limit and values.abs().max() > 0.7 * limit

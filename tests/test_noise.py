@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from dawm.world_model.noise import noise_key, philox, trajectory_noise
+from dawm.philox import noise_key, philox
+from dawm.world_model.noise import trajectory_noise
 
 FULL = 0xFFFFFFFF
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,25 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from scipy import stats
 from torch import Tensor, nn
 
 import dawm.offline_rl.training
 from dawm.config import BestBCSettings, IQLSettings, TD3BCSettings, with_preset
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import open_sealed, seal
+from dawm.data.table import Table, table_of
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.data.weights import save_weights
 from dawm.environments.evaluation import Evaluator
 from dawm.environments.tasks import TASKS
 from dawm.errors import InputError
 from dawm.offline_rl import iql, td3_bc
-from dawm.offline_rl.batches import Batch, Mixture
+from dawm.offline_rl.batches import Batch, Mixture, Units
+from dawm.offline_rl.draws import normal_draws
 from dawm.offline_rl.networks import Actor
 from dawm.offline_rl.policy import DeterministicPolicy, load_policy
-from dawm.offline_rl.training import NoiseStream, best_episodes, observation_normalizer, reward_scale, train_policy
+from dawm.offline_rl.training import best_episodes, observation_normalizer, reward_scale, train_policy
 
 OBSERVATION, ACTION, HIDDEN, ROWS = 5, 2, 8, 12
 GAMMA = 0.9
@@ -41,26 +44,29 @@ def batch() -> Batch:
     discount = torch.ones(ROWS)
     discount[TERMINAL], discount[TIMEOUT], discount[THREE_STEP] = 0.0, 1.0, GAMMA**2
     return Batch(
-        torch.randn(ROWS, OBSERVATION, generator=g),
-        torch.rand(ROWS, ACTION, generator=g) * 2 - 1,
-        torch.randn(ROWS, generator=g),
-        torch.randn(ROWS, OBSERVATION, generator=g),
-        discount,
+        torch.randn(1, ROWS, OBSERVATION, generator=g),
+        torch.rand(1, ROWS, ACTION, generator=g) * 2 - 1,
+        torch.randn(1, ROWS, generator=g),
+        torch.randn(1, ROWS, OBSERVATION, generator=g),
+        discount[None],
     )
 
 
 @pytest.fixture
 def noise() -> Tensor:
     """Partly beyond the clip of ±0.5 once it is scaled by 0.2."""
-    return 3 * torch.randn(ROWS, ACTION, generator=torch.Generator().manual_seed(7))
+    return 3 * torch.randn(1, ROWS, ACTION, generator=torch.Generator().manual_seed(7))
+
+
+def chance(seed: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed)]
 
 
 def td3_bc_learner(**changes: Any) -> tuple[td3_bc.TD3BC, TD3BCSettings]:
     """Targets differ from the online networks."""
     settings = TD3BCSettings(hidden=HIDDEN, discount=GAMMA, batch_size=ROWS, learning_rate=1e-2, **changes)
-    torch.manual_seed(1)
-    learner = td3_bc.TD3BC.create(settings, OBSERVATION, ACTION)
-    other = td3_bc.TD3BC.create(settings, OBSERVATION, ACTION)
+    learner = td3_bc.TD3BC.create(settings, OBSERVATION, ACTION, chance(1))
+    other = td3_bc.TD3BC.create(settings, OBSERVATION, ACTION, chance(2))
     learner.target_actor.load_state_dict(other.actor.state_dict())
     learner.target_critic.load_state_dict(other.critic.state_dict())
     return learner, settings
@@ -70,11 +76,9 @@ def iql_learner(**changes: Any) -> tuple[iql.IQL, IQLSettings]:
     settings = IQLSettings(
         hidden=HIDDEN, discount=GAMMA, batch_size=ROWS, learning_rate=1e-2, gradient_steps=10, **changes
     )
-    torch.manual_seed(2)
-    learner = iql.IQL.create(settings, OBSERVATION, ACTION)
-    learner.target_critic.load_state_dict(iql.IQL.create(settings, OBSERVATION, ACTION).critic.state_dict())
-    with torch.no_grad():
-        learner.actor.log_std.copy_(torch.tensor([0.3, -0.4]))
+    learner = iql.IQL.create(settings, OBSERVATION, ACTION, chance(2))
+    learner.target_critic.load_state_dict(iql.IQL.create(settings, OBSERVATION, ACTION, chance(3)).critic.state_dict())
+    learner.actor.log_std.copy_(torch.tensor([[0.3, -0.4]]))
     return learner, settings
 
 
@@ -107,7 +111,7 @@ def numpy_q(w: dict[str, np.ndarray], observation: np.ndarray, action: np.ndarra
 
 def double(batch: Batch) -> tuple[np.ndarray, ...]:
     """observation, action, reward, next_observation, discount in float64."""
-    return tuple(getattr(batch, item.name).double().numpy() for item in dataclasses.fields(batch))
+    return tuple(getattr(batch, item.name)[0].double().numpy() for item in dataclasses.fields(batch))
 
 
 def same_weights(module: nn.Module, expected: dict[str, np.ndarray]) -> bool:
@@ -125,7 +129,7 @@ def assert_averaged(target: nn.Module, old: dict, online: nn.Module, rate: float
 
 def td3_target(learner: td3_bc.TD3BC, batch: Batch, noise: Tensor) -> np.ndarray:
     _, _, reward, successor, discount = double(batch)
-    smoothing = np.clip(0.2 * noise.double().numpy(), -0.5, 0.5)
+    smoothing = np.clip(0.2 * noise[0].double().numpy(), -0.5, 0.5)
     action = np.clip(np.tanh(numpy_mlp(weights(learner.target_actor), successor)) + smoothing, -1, 1)
     q = numpy_q(weights(learner.target_critic), successor, action)
     return np.array([reward[i] + GAMMA * discount[i] * min(q[0, i], q[1, i]) for i in range(ROWS)])
@@ -133,17 +137,17 @@ def td3_target(learner: td3_bc.TD3BC, batch: Batch, noise: Tensor) -> np.ndarray
 
 def test_td3_bc_target_follows_its_formula(batch: Batch, noise: Tensor) -> None:
     learner, settings = td3_bc_learner()
-    found = td3_bc.td_target(learner, batch, noise, settings)
+    (found,) = td3_bc.td_target(learner, batch, noise, settings)
     np.testing.assert_allclose(found, td3_target(learner, batch, noise), rtol=1e-4, atol=1e-5)
 
 
 def test_td3_bc_bootstraps_at_a_timeout_and_not_at_a_terminal(batch: Batch, noise: Tensor) -> None:
     learner, settings = td3_bc_learner()
-    target = td3_bc.td_target(learner, batch, noise, settings)
-    bootstrapped = (target - batch.reward).double().numpy()
-    everywhere = dataclasses.replace(batch, discount=torch.ones(ROWS))
-    full = (td3_bc.td_target(learner, everywhere, noise, settings) - batch.reward).double().numpy()
-    assert target[TERMINAL] == batch.reward[TERMINAL]
+    (target,) = td3_bc.td_target(learner, batch, noise, settings)
+    bootstrapped = (target - batch.reward[0]).double().numpy()
+    everywhere = dataclasses.replace(batch, discount=torch.ones(1, ROWS))
+    full = (td3_bc.td_target(learner, everywhere, noise, settings) - batch.reward)[0].double().numpy()
+    assert target[TERMINAL] == batch.reward[0, TERMINAL]
     assert bootstrapped[TIMEOUT] == full[TIMEOUT] != 0
     np.testing.assert_allclose(bootstrapped[THREE_STEP], GAMMA**2 * full[THREE_STEP], rtol=1e-4)
 
@@ -179,8 +183,8 @@ def test_td3_bc_actor_and_targets_move_only_every_policy_delay_steps(batch: Batc
 def test_targets_start_as_copies_of_the_online_networks() -> None:
     settings = {"hidden": HIDDEN}
     for learner in (
-        td3_bc.TD3BC.create(TD3BCSettings(**settings), OBSERVATION, ACTION),
-        iql.IQL.create(IQLSettings(**settings), OBSERVATION, ACTION),
+        td3_bc.TD3BC.create(TD3BCSettings(**settings), OBSERVATION, ACTION, chance(0)),
+        iql.IQL.create(IQLSettings(**settings), OBSERVATION, ACTION, chance(0)),
     ):
         assert same_weights(learner.target_critic, weights(learner.critic))
         assert not any(parameter.requires_grad for parameter in learner.target_critic.parameters())
@@ -213,11 +217,11 @@ def test_minimum_of_the_expectile_loss_is_the_expectile() -> None:
 
 def test_iql_target_bootstraps_at_a_timeout_and_not_at_a_terminal(batch: Batch) -> None:
     value = torch.linspace(1, 4, ROWS)
-    found = iql.td_target(value, batch, GAMMA).double().numpy()
+    found = iql.td_target(value[None], batch, GAMMA)[0].double().numpy()
     _, _, reward, _, discount = double(batch)
     expected = [reward[i] + GAMMA * discount[i] * float(value[i]) for i in range(ROWS)]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert found[TERMINAL] == batch.reward[TERMINAL]
+    assert found[TERMINAL] == batch.reward[0, TERMINAL]
     np.testing.assert_allclose(found[TIMEOUT], reward[TIMEOUT] + GAMMA * float(value[TIMEOUT]), rtol=1e-5)
     np.testing.assert_allclose(found[THREE_STEP], reward[THREE_STEP] + GAMMA**3 * float(value[THREE_STEP]), rtol=1e-5)
 
@@ -240,7 +244,7 @@ def test_iql_update_follows_its_equations_in_the_published_order(batch: Batch, c
 
     unclipped = np.exp(3.0 * (q - numpy_mlp(new_value, observation)[:, 0]))
     assert (unclipped > clip).any() == (clip < 1) and (unclipped < clip).any()
-    mean, deviation = np.tanh(numpy_mlp(old["actor"], observation)), np.exp(old["actor"]["log_std"])
+    mean, deviation = np.tanh(numpy_mlp(old["actor"], observation)), np.exp(old["actor"]["log_std"][0])
     density = np.exp(-((action - mean) ** 2) / (2 * deviation**2)) / np.sqrt(2 * math.pi * deviation**2)
     actor_loss = -np.mean(np.minimum(unclipped, clip) * np.log(density.prod(1)))
     np.testing.assert_allclose(metrics["actor_loss"], actor_loss, rtol=1e-4)
@@ -255,9 +259,9 @@ def test_iql_update_follows_its_equations_in_the_published_order(batch: Batch, c
 def test_iql_clones_the_data_when_the_temperature_is_infinite(batch: Batch) -> None:
     """β = 0: every weight is 1."""
     learner, settings = iql_learner(inverse_temperature=0.0)
-    mean = torch.from_numpy(np.tanh(numpy_mlp(weights(learner.actor), batch.observation.double().numpy())))
-    density = torch.distributions.Normal(mean, learner.actor.log_std.double().exp())
-    expected = -density.log_prob(batch.action.double()).sum(1).mean()
+    mean = torch.from_numpy(np.tanh(numpy_mlp(weights(learner.actor), batch.observation[0].double().numpy())))
+    density = torch.distributions.Normal(mean, learner.actor.log_std[0].double().exp())
+    expected = -density.log_prob(batch.action[0].double()).sum(1).mean()
     found = learner.update(batch, Tensor(), 0, settings)["actor_loss"]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -265,103 +269,135 @@ def test_iql_clones_the_data_when_the_temperature_is_infinite(batch: Batch) -> N
 def test_iql_actor_learns_at_a_cosine_rate_and_the_critics_at_a_constant_one(batch: Batch) -> None:
     learner, settings = iql_learner()
     for step in (0, 5, 9):
+        learner.schedule(step, settings)
         learner.update(batch, Tensor(), step, settings)
         expected = 1e-2 * (1 + math.cos(math.pi * step / 10)) / 2
-        np.testing.assert_allclose(learner.actor_optimizer.param_groups[0]["lr"], expected)
-        assert learner.critic_optimizer.param_groups[0]["lr"] == learner.value_optimizer.param_groups[0]["lr"] == 1e-2
+        np.testing.assert_allclose(learner.actor_optimizer.param_groups[0]["lr"], expected, rtol=1e-6)
+        for optimizer in (learner.critic_optimizer, learner.value_optimizer):
+            assert float(optimizer.param_groups[0]["lr"]) == np.float32(1e-2)
 
 
 # --- batches ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def imagined(synthetic: Path) -> Transitions:
-    return read_transitions(open_sealed(synthetic, "synthetic"))
+def real(transitions: Transitions) -> Table:
+    return table_of(transitions)
 
 
-def mixture(real: Transitions, imagined: Transitions | None, fraction: float, scale: float = 1.0) -> Mixture:
-    return Mixture(real, imagined, fraction, observation_normalizer(real, True), ActionScaler(3), scale)
+@pytest.fixture(scope="module")
+def imagined(synthetic: Path) -> Table:
+    return table_of(read_transitions(open_sealed(synthetic, "synthetic")))
+
+
+def first_rows(table: Table, count: int) -> Table:
+    return Table(table.rows[:count], table.observation_dim, table.action_dim, table.episode_starts)
+
+
+def mixture(
+    real: Table,
+    imagined: Table | None,
+    fraction: float,
+    size: int,
+    scale: float = 1.0,
+    seeds: Sequence[int] = (0,),
+    others: Sequence[Table] = (),
+) -> Mixture:
+    units = Units(observation_normalizer(real, True), ActionScaler(3), scale)
+    synthetic = [imagined, *others] if others else [imagined] * len(seeds)
+    return Mixture(real, synthetic, fraction, units, seeds, size)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 0.5, 1.0])
-def test_share_of_real_rows_is_exact_in_expectation(
-    transitions: Transitions, imagined: Transitions, fraction: float
-) -> None:
+def test_share_of_real_rows_is_exact_in_expectation(real: Table, imagined: Table, fraction: float) -> None:
     size, steps = 5, 4000
-    found = mixture(transitions, imagined, fraction)
-    counts = np.array([(found.row_numbers(0, step, size) < len(transitions)).sum() for step in range(steps)])
+    found = mixture(real, imagined, fraction, size)
+    counts = np.array([int((found.draws.at(step) < len(real)).sum()) for step in range(steps)])
     wanted = fraction * size
     assert set(counts.tolist()) == {math.floor(wanted), math.ceil(wanted)}  # as near to the share as a batch can be
     part = wanted - math.floor(wanted)
     assert abs(counts.mean() - wanted) <= 4 * math.sqrt(part * (1 - part) / steps)
 
 
-def test_real_only_batches_hold_no_synthetic_row(transitions: Transitions, imagined: Transitions) -> None:
-    found = mixture(transitions, imagined, 1.0)
-    assert max(found.row_numbers(0, step, 64).max() for step in range(600)) < len(transitions)
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
+def test_rows_of_a_batch_are_really_real_and_synthetic_to_that_share(
+    real: Table, imagined: Table, fraction: float
+) -> None:
+    """By what is in them, not by their numbers: the synthetic rows carry a reward that no real row has."""
+    marked = Table(imagined.rows.copy(), imagined.observation_dim, imagined.action_dim, imagined.episode_starts)
+    marked.reward[:] = -777
+    found = mixture(real, marked, fraction, 64)
+    for step in range(300):
+        batch = found.gather(found.draws.at(step))
+        assert int((batch.reward != -777).sum()) == 64 * fraction
 
 
-def test_synthetic_only_batches_hold_no_real_row(transitions: Transitions, imagined: Transitions) -> None:
-    found = mixture(transitions, imagined, 0.0)
-    assert min(found.row_numbers(0, step, 64).min() for step in range(600)) >= len(transitions)
-
-
-def test_every_row_is_drawn_equally_often(transitions: Transitions, imagined: Transitions) -> None:
-    real, grown = transitions.take(slice(0, 40)), imagined.take(slice(0, 20))
-    found = mixture(real, grown, 0.5)
-    counts = np.bincount(np.concatenate([found.row_numbers(0, step, 60) for step in range(1000)]), minlength=60)
+def test_every_row_is_drawn_equally_often(real: Table, imagined: Table) -> None:
+    found = mixture(first_rows(real, 40), first_rows(imagined, 20), 0.5, 60)
+    drawn = torch.cat([found.draws.at(step).flatten() for step in range(1000)])
+    counts = np.bincount(drawn.numpy(), minlength=60)
     assert len(counts) == 60
     for expected, part in ((750, counts[:40]), (1500, counts[40:])):
         assert np.abs(part - expected).max() < 5 * math.sqrt(expected)
 
 
-def test_draw_depends_on_seed_and_step_and_not_on_the_order_of_calls(
-    transitions: Transitions, imagined: Transitions
-) -> None:
-    in_order, jumping = mixture(transitions, imagined, 0.5), mixture(transitions, imagined, 0.5)
-    expected = [in_order.row_numbers(0, step, 16) for step in range(600)]
+def test_draw_depends_on_seed_and_step_and_not_on_the_order_of_calls(real: Table, imagined: Table) -> None:
+    in_order, jumping = (mixture(real, imagined, 0.5, 16) for _ in range(2))
+    expected = [in_order.draws.at(step).clone() for step in range(600)]
     for step in (599, 0, 300, 5, 5, 256, 255):
-        np.testing.assert_array_equal(jumping.row_numbers(0, step, 16), expected[step])
-    assert not np.array_equal(jumping.row_numbers(1, 5, 16), expected[5])
-    assert len({tuple(numbers) for numbers in expected}) == 600
-    np.testing.assert_array_equal(jumping.row_numbers(0, 5, 16), expected[5])
+        assert torch.equal(jumping.draws.at(step), expected[step])
+    assert not torch.equal(mixture(real, imagined, 0.5, 16, seeds=[1]).draws.at(5), expected[5])
+    assert len({tuple(numbers.flatten().tolist()) for numbers in expected}) == 600
+
+
+def test_seed_draws_the_same_batch_and_noise_whoever_shares_its_process(real: Table, imagined: Table) -> None:
+    other = first_rows(imagined, 30)
+    alone = mixture(real, imagined, 0.5, 16, seeds=[3])
+    among = mixture(real, other, 0.5, 16, seeds=[0, 3, 2**40], others=[imagined, other])
+    noise = [normal_draws(seeds, "target-noise", (16, 3), "cpu") for seeds in ([3], [0, 3, 2**40])]
+    for step in (0, 1, 127, 128, 5000):
+        one, many = alone.gather(alone.draws.at(step)), among.gather(among.draws.at(step))
+        for item in dataclasses.fields(Batch):
+            assert torch.equal(getattr(many, item.name)[1:2], getattr(one, item.name))
+        assert torch.equal(noise[1].at(step)[1:2], noise[0].at(step))
+        assert len({tuple(values.flatten().tolist()) for values in noise[1].at(step)}) == 3
 
 
 def test_batch_holds_normalised_observations_scaled_rewards_and_plain_actions(
-    transitions: Transitions, imagined: Transitions
+    transitions: Transitions, synthetic: Path, real: Table, imagined: Table
 ) -> None:
-    found = mixture(transitions, imagined, 0.5, scale=3.0)
-    numbers, batch = found.row_numbers(0, 7, 32), found.batch(0, 7, 32)
+    grown = read_transitions(open_sealed(synthetic, "synthetic"))
+    found = mixture(real, imagined, 0.5, 32, scale=3.0)
+    (numbers,), batch = found.draws.at(7).tolist(), found.gather(found.draws.at(7))
     exact = transitions.observation.astype(np.float64)
     mean = exact.mean(0)
     std = np.sqrt(((exact - mean) ** 2).mean(0)) + 1e-3
     for i, number in enumerate(numbers):
-        real = number < len(transitions)
-        rows, row = (transitions, number) if real else (imagined, number - len(transitions))
-        np.testing.assert_allclose(batch.observation[i], (rows.observation[row] - mean) / std, rtol=1e-3, atol=1e-4)
+        rows, row = (transitions, number) if number < len(real) else (grown, number - len(real))
+        np.testing.assert_allclose(batch.observation[0, i], (rows.observation[row] - mean) / std, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(
-            batch.next_observation[i], (rows.next_observation[row] - mean) / std, rtol=1e-3, atol=1e-4
+            batch.next_observation[0, i], (rows.next_observation[row] - mean) / std, rtol=1e-3, atol=1e-4
         )
-        np.testing.assert_array_equal(batch.action[i], rows.action[row])
-        np.testing.assert_allclose(batch.reward[i], 3.0 * rows.reward[row], rtol=1e-6)
-        assert batch.discount[i] == rows.discount[row]
-    assert {bool(number < len(transitions)) for number in numbers} == {True, False}
+        np.testing.assert_array_equal(batch.action[0, i], rows.action[row])
+        np.testing.assert_allclose(batch.reward[0, i], 3.0 * rows.reward[row], rtol=1e-6)
+        assert batch.discount[0, i] == rows.discount[row]
+    assert {number < len(real) for number in numbers} == {True, False}
 
 
-def test_mixture_without_synthetic_rows_is_refused(transitions: Transitions, imagined: Transitions) -> None:
-    for none in (None, imagined.take(slice(0, 0))):
+def test_mixture_without_synthetic_rows_is_refused(real: Table, imagined: Table) -> None:
+    for none in (None, first_rows(imagined, 0)):
         with pytest.raises(InputError, match=r"real_fraction: 0\.5 needs synthetic transitions"):
-            mixture(transitions, none, 0.5)
+            mixture(real, none, 0.5, 16)
 
 
-def test_noise_depends_on_seed_and_step_and_not_on_the_order_of_calls() -> None:
-    in_order, jumping = NoiseStream(0, (4, 2), "cpu"), NoiseStream(0, (4, 2), "cpu")
-    expected = [in_order.at(step) for step in range(200)]
+def test_noise_is_standard_normal_and_does_not_depend_on_the_order_of_calls() -> None:
+    in_order, jumping = (normal_draws([0], "target-noise", (5, 3), "cpu") for _ in range(2))
+    expected = [in_order.at(step).clone() for step in range(400)]
     for step in (199, 0, 64, 63, 5, 5):
         assert torch.equal(jumping.at(step), expected[step])
-    assert not torch.equal(NoiseStream(1, (4, 2), "cpu").at(5), expected[5])
-    drawn = torch.stack(expected)
-    assert abs(float(drawn.mean())) < 0.1 and abs(float(drawn.std()) - 1) < 0.1
+    drawn = torch.stack(expected).double().flatten()
+    assert drawn.shape == (400 * 15,) and stats.kstest(drawn.numpy(), "norm").pvalue > 1e-3
+    assert len(drawn.unique()) > 0.99 * len(drawn)
 
 
 def test_reward_scale_is_a_thousand_over_the_spread_of_real_returns(transitions: Transitions) -> None:
@@ -369,14 +405,15 @@ def test_reward_scale_is_a_thousand_over_the_spread_of_real_returns(transitions:
     for episode, reward in zip(transitions.episode.tolist(), transitions.reward.tolist(), strict=True):
         returns[episode] = returns.get(episode, 0.0) + reward
     expected = 1000 / (max(returns.values()) - min(returns.values()))
-    np.testing.assert_allclose(reward_scale(transitions, True), expected, rtol=1e-9)
-    assert reward_scale(transitions, False) == 1.0
-    assert reward_scale(transitions.take(transitions.episode == 0), True) == 1.0  # one episode has no spread
+    np.testing.assert_allclose(reward_scale(table_of(transitions), True), expected, rtol=1e-6)
+    assert reward_scale(table_of(transitions), False) == 1.0
+    one = table_of(transitions.take(transitions.episode == 0))
+    assert reward_scale(one, True) == 1.0  # one episode has no spread
 
 
 def test_observations_stay_raw_where_no_normalizer_is_wanted(transitions: Transitions) -> None:
     observation = torch.from_numpy(transitions.observation[:9])
-    assert torch.equal(observation_normalizer(transitions, False).encode(observation), observation)
+    assert torch.equal(observation_normalizer(table_of(transitions), False).encode(observation), observation)
 
 
 # --- the stage --------------------------------------------------------------------------------------------------
@@ -427,7 +464,7 @@ def test_reloaded_policy_earns_what_it_earned_when_it_was_saved(policies: dict[s
 def test_reloaded_policy_acts_bit_for_bit_as_the_saved_one(transitions: Transitions, tmp_path: Path) -> None:
     torch.manual_seed(0)
     actor = Actor(11, 3, HIDDEN)
-    policy = DeterministicPolicy(observation_normalizer(transitions, True), actor, ActionScaler(3))
+    policy = DeterministicPolicy(observation_normalizer(table_of(transitions), True), actor, ActionScaler(3))
     save_weights(tmp_path / "policy.safetensors", policy)
     seal(tmp_path, "policy", files=["policy.safetensors"], settings={}, metadata=policy.facts())
     loaded, _ = load_policy(tmp_path)
@@ -493,11 +530,14 @@ def test_best_episodes_are_those_with_the_largest_returns(transitions: Transitio
     episodes = range(transitions.episode.max() + 1)
     returns = [transitions.reward[transitions.episode == e].sum(dtype=float) for e in episodes]
     wanted = np.argsort(returns)[::-1][: round(0.1 * len(returns))]
-    best = best_episodes(transitions, 0.1)
-    assert set(best.episode) == set(wanted) and len(wanted) >= 2
-    assert len(best) == sum((transitions.episode == e).sum() for e in wanted)
-    assert len(best_episodes(transitions, 1.0)) == len(transitions)
-    assert len(set(best_episodes(transitions, 1e-9).episode)) == 1
+    real = table_of(transitions)
+    best = best_episodes(real, 0.1)
+    expected = table_of(transitions.take(np.isin(transitions.episode, wanted)))
+    assert len(wanted) >= 2
+    np.testing.assert_array_equal(best.rows, expected.rows)
+    np.testing.assert_array_equal(best.episode_starts, expected.episode_starts)
+    np.testing.assert_array_equal(best_episodes(real, 1.0).rows, real.rows)
+    assert len(best_episodes(real, 1e-9).episode_starts) == 2
 
 
 def test_ten_percent_bc_clones_the_best_tenth_with_the_statistics_of_all(
@@ -506,14 +546,14 @@ def test_ten_percent_bc_clones_the_best_tenth_with_the_statistics_of_all(
     seen = []
     made = dawm.offline_rl.training.Mixture
 
-    def spied(real: Transitions, *rest: Any) -> Mixture:
+    def spied(real: Table, *rest: Any) -> Mixture:
         seen.append(real)
         return made(real, *rest)
 
     monkeypatch.setattr(dawm.offline_rl.training, "Mixture", spied)
     settings = BestBCSettings(hidden=16, batch_size=16, gradient_steps=5, evaluation_episodes=1)
     train_policy("bc_10", dataset, None, settings, 1.0, tmp_path / "policy", 0)
-    assert len(seen[0]) == len(best_episodes(transitions, 0.1)) < len(transitions)
+    assert len(seen[0]) == len(best_episodes(table_of(transitions), 0.1)) < len(transitions)
     policy, _ = load_policy(tmp_path / "policy")
     np.testing.assert_allclose(policy.observations.mean, transitions.observation.mean(0), rtol=1e-4, atol=1e-4)
 

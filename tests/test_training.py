@@ -21,6 +21,7 @@ import dawm.inverse_dynamics
 import dawm.offline_rl.training
 import dawm.training
 import dawm.world_model.training
+from dawm.checkpoints import CHECKPOINT, Member, State
 from dawm.cli import main
 from dawm.config import (
     BCSettings,
@@ -33,7 +34,7 @@ from dawm.config import (
 )
 from dawm.errors import DivergedError
 from dawm.randomness import derived_seed, generator
-from dawm.training import CHECKPOINT, State, adam, average_into, cosine_rate, ema_rate, train
+from dawm.training import adam, average_into, cosine_rate, ema_rate, refuse_diverged, train
 
 STEPS, CHECKPOINT_EVERY, KILLED_AT = 30, 10, 17
 STAGES = (
@@ -124,14 +125,14 @@ class Watch:
         for place in (module, dawm.training):  # wherever the stage finds it
             patch.setattr(place, "train", self.train, raising=False)
 
-    def train(self, what: str, update: Callable[[int], Mapping[str, Tensor]], state: State, **options: Any) -> None:
+    def train(self, members: Any, update: Callable[[int], Mapping[str, Tensor]], state: State, **options: Any) -> None:
         def watched(step: int) -> Mapping[str, Tensor]:
             if step == self.kill_at:
                 raise Killed
             self.steps.append(step)
             return update(step)
 
-        train(what, watched, state, **options)
+        train(members, watched, state, **options)
 
     def killed(self, run: Stage, output: Path, seed: int) -> None:
         self.kill_at = KILLED_AT
@@ -180,7 +181,7 @@ def test_diverging_run_stops_with_a_sentence_and_its_last_good_checkpoint(
     tmp_path: Path, value: float, found: str
 ) -> None:
     weight = torch.nn.Linear(1, 1, bias=False)
-    options = {"folder": tmp_path, "run": "run", "steps": 40, "checkpoint_every": 10, "log_every": 4}
+    options: dict[str, Any] = {"steps": 40, "checkpoint_every": 10, "log_every": 4}
 
     def training(bad_from: int) -> None:
         def update(step: int) -> dict[str, Tensor]:
@@ -188,7 +189,9 @@ def test_diverging_run_stops_with_a_sentence_and_its_last_good_checkpoint(
             weight.weight.data.fill_(value if bad else step)
             return {"loss": torch.tensor(1.0), "q": torch.tensor(value if bad else 2.0)}
 
-        train("policy seed 3", update, State({"weight": weight}, {}), limits={"q": 20.0}, **options)
+        members = [Member("policy seed 3", tmp_path, "run")]
+        train(members, update, State({"weight": weight}, {}), limits={"q": 20.0}, **options)
+        refuse_diverged(members)
 
     checkpoint = tmp_path / CHECKPOINT
     with pytest.raises(
@@ -272,15 +275,13 @@ def counting_run(folder: Path, steps: int, log_every: int, kill_at: int | None =
         return {"square": module.count**2}
 
     train(
-        "count",
+        [Member("count", folder, "this")],
         update,
         State({"module": module}, {}),
-        folder=folder,
-        run="this",
         steps=steps,
         checkpoint_every=5,
         log_every=log_every,
-        evaluate=lambda step: {"count": float(module.count), "third": 1 / 3},
+        evaluate=lambda step: [{"count": float(module.count), "third": 1 / 3}],
         evaluate_every=options.get("evaluate_every", 4),
     )
 
@@ -307,8 +308,7 @@ def test_metrics_keep_their_columns_across_a_kill(tmp_path: Path) -> None:
                 raise Killed
             return {"zebra": torch.tensor(1.0), "ant": torch.tensor(2.0)}
 
-        options: dict[str, Any] = {"folder": tmp_path, "run": "this", "checkpoint_every": 5, "log_every": 4}
-        train("columns", update, State({}, {}), steps=8, **options)
+        train([Member("columns", tmp_path, "this")], update, State({}, {}), steps=8, checkpoint_every=5, log_every=4)
 
     with pytest.raises(Killed):
         run(6)
@@ -352,7 +352,7 @@ def test_state_comes_back_into_fresh_networks_and_optimizers() -> None:
     first, second = fresh(0), fresh(1)
     for _ in range(3):
         step(*first[:2])
-    second[2].load({key: value.clone() for key, value in first[2].tensors().items()})
+    second[2].load([{key: value.clone() for key, value in part.items()} for part in first[2].parts()])
     for network, optimizer, _ in (first, second):
         step(network, optimizer)
     assert torch.equal(first[0].weight, second[0].weight)

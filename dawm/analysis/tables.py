@@ -175,8 +175,10 @@ def write_timings(results: Path, matrix: Matrix, output: Path) -> None:
         stages = (*(f"train-{model}" for model in models), "synthesize", "assess")
         names += [f"{stage}/{dataset}/{generator}/seed-{seed}" for stage in stages]
     names += [f"train-policy/{run.slug}" for run in runs(matrix)]
+    folder = results / "benchmarks"
+    for arm in dict.fromkeys(Path("train-policy", run.slug).parent for run in runs(matrix)):  # seeds that shared a job
+        names += [f"{arm}/{path.stem}" for path in sorted((folder / arm).glob("seeds-*.tsv"))]
     for name in names:
-        folder = results / "benchmarks"
         # The shards of one synthetic data set are jobs of their own, in a folder of its name.
         for path in [folder / f"{name}.tsv", *sorted((folder / name).glob("*.tsv"))]:
             if path.is_file():

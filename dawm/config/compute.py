@@ -18,3 +18,6 @@ class ComputeSettings:
     compile: Literal["none", "default", "graphs"] = setting(
         "`torch.compile` of the networks; `graphs`: with CUDA graphs, which spare a GPU's launches", "none"
     )
+    seeds_per_job: int = setting(
+        "RL seeds that one process trains side by side; on a GPU as many as there are, on a CPU 1", 1, minimum=1
+    )

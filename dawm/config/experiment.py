@@ -122,6 +122,11 @@ class Experiment:
         wanted = decisive(self.generators[generator])
         return next(name for name, recipe in self.generators.items() if decisive(recipe) == wanted)
 
+    def seed_groups(self) -> list[tuple[int, ...]]:
+        """The RL seeds that share a process."""
+        size = self.compute.seeds_per_job
+        return [self.seeds[first : first + size] for first in range(0, len(self.seeds), size)]
+
     def matrix(self) -> Matrix:
         return Matrix(
             experiment=self.experiment,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,16 +222,24 @@ def _about(path: Path) -> Mapping[bytes, bytes]:
 
 def read_transitions(sealed: Sealed, states: bool = True) -> Transitions:
     """All shards of a sealed data set, each verified, in order. states: whether qpos and qvel are wanted."""
-    names = [name for name in sealed.files if name.endswith(".parquet")]
-    parts = [parse_shard(sealed.read(name), sealed.folder / name, states) for name in names]
+    return concatenate(list(read_shards(sealed, states)))
+
+
+def read_shards(sealed: Sealed, states: bool = True) -> Iterator[Transitions]:
+    """The same, one shard after the other."""
     dims = (sealed.metadata["observation_dim"], sealed.metadata["action_dim"])
-    for name, part in zip(names, parts, strict=True):
+    for name in shard_names(sealed):
+        part = parse_shard(sealed.read(name), sealed.folder / name, states)
         if (part.observation_dim, part.action_dim) != dims:
             raise InputError(
                 f"{sealed.folder / name}: expected {dims[0]} observation and {dims[1]} action dimensions as in "
                 f"metadata.json, found {part.observation_dim} and {part.action_dim}"
             )
-    return concatenate(parts)
+        yield part
+
+
+def shard_names(sealed: Sealed) -> list[str]:
+    return [name for name in sealed.files if name.endswith(".parquet")]
 
 
 def held_out_rows(data: Sealed, transitions: Transitions) -> np.ndarray:

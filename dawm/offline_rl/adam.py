@@ -13,13 +13,18 @@ class Adam(torch.optim.Adam):
     """torch's Adam (Kingma & Ba 2015) without what `step` does besides, which takes longer than the arithmetic."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], rate: float) -> None:
-        super().__init__(parameters, lr=rate, fused=True)
-        for parameter in self.param_groups[0]["params"]:
+        parameters = list(parameters)
+        # A tensor, since a number would be fixed in a CUDA graph for ever.
+        super().__init__(parameters, lr=torch.tensor(rate, device=parameters[0].device), fused=True)
+        for parameter in parameters:
             self.state[parameter] = {
                 "step": torch.zeros((), device=parameter.device),
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
+
+    def set_rate(self, rate: float) -> None:
+        self.param_groups[0]["lr"].fill_(rate)
 
     def descend(self, gradients: Sequence[Tensor]) -> None:
         """One step; `gradients` in the order of the parameters."""

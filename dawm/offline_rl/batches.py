@@ -1,24 +1,24 @@
-"""Batches of a chosen mixture of real and synthetic transitions, in the learner's units."""
+"""Batches of a chosen mixture of real and synthetic transitions, in the learner's units, for some seeds at once."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dawm.data.normalizers import ActionScaler, Standardizer
-from dawm.data.transitions import Transitions
+from dawm.data.table import Table
 from dawm.errors import InputError
-from dawm.randomness import generator
-
-STEPS_PER_DRAW = 256
+from dawm.offline_rl.draws import Draws
 
 
 @dataclass(frozen=True)
 class Batch:
-    """observation, next_observation [B, obs_dim] (normalised), action [B, act_dim] in [-1, 1], reward, discount [B]."""
+    """observation, next_observation [S, B, obs_dim] (normalised), action [S, B, act_dim] in [-1, 1], reward, discount
+    [S, B], of S seeds that learn side by side."""
 
     observation: Tensor
     action: Tensor
@@ -27,11 +27,30 @@ class Batch:
     discount: Tensor
 
     def __len__(self) -> int:
-        return len(self.reward)
+        """B"""
+        return self.reward.shape[-1]
+
+
+@dataclass(frozen=True)
+class Units:
+    """From raw units to the learner's."""
+
+    observations: Standardizer
+    actions: ActionScaler
+    reward_scale: float
+
+    def of_rows(self) -> tuple[Tensor, Tensor]:
+        """Shift and scale of a table's rows, [width] each; encoded is (row - shift) / scale."""
+        observation = self.observations.mean, self.observations.std
+        action = (self.actions.high + self.actions.low) / 2, (self.actions.high - self.actions.low) / 2
+        reward = torch.zeros(1), torch.tensor([1 / self.reward_scale])
+        discount = torch.zeros(1), torch.ones(1)
+        shift, scale = zip(observation, action, reward, observation, discount, strict=True)
+        return torch.cat(shift), torch.cat(scale)
 
 
 class Mixture:
-    """Rows of a real and a synthetic data set, of which every batch takes a fraction of real ones.
+    """Rows of a real data set and of each seed's synthetic one, of which every batch takes a fraction of real ones.
 
     The number of real rows in a batch is real_fraction · B rounded at random to a neighbour, so that its expectation
     is exact. The draw of a step depends on (seed, step) alone.
@@ -39,53 +58,61 @@ class Mixture:
 
     def __init__(
         self,
-        real: Transitions,
-        synthetic: Transitions | None,
+        real: Table,
+        synthetic: Sequence[Table | None],
         real_fraction: float,
-        observations: Standardizer,
-        actions: ActionScaler,
-        reward_scale: float,
+        units: Units,
+        seeds: Sequence[int],
+        batch_size: int,
         device: str = "cpu",
     ) -> None:
-        if real_fraction < 1 and (synthetic is None or not len(synthetic)):
+        """synthetic: one for each seed; a table that several seeds share is held once."""
+        if real_fraction < 1 and not all(synthetic):
             raise InputError(f"real_fraction: {real_fraction} needs synthetic transitions, found none")
-        self.real_rows = len(real)
-        self.synthetic_rows = len(synthetic) if synthetic is not None else 0
-        self.real_fraction = real_fraction
-        parts = [real] if synthetic is None else [real, synthetic]
+        self.real_rows, self.real_fraction, self.batch_size = len(real), real_fraction, batch_size
+        self.widths = real.widths
+        self.shift, self.scale = (values.to(device) for values in units.of_rows())
+        self.rows = SharedRows([real, *(table for table in synthetic if table)], device)
+        places = [self.rows.start(table) if table else 0 for table in synthetic]
+        counts = [len(table) if table else 0 for table in synthetic]
+        self.synthetic_start, self.synthetic_rows = torch.tensor([places, counts], device=device)[:, :, None]
+        self.draws = Draws(seeds, "batches", 1 + batch_size, self.row_numbers, device)
 
-        def column(name: str) -> Tensor:
-            return torch.from_numpy(np.concatenate([getattr(part, name) for part in parts])).to(device)
+    def row_numbers(self, words: Tensor) -> Tensor:
+        """int64 [..., S, B], the real rows first, from words [..., S, 1 + B] in [0, 2³²)."""
+        real_count = (self.real_fraction * self.batch_size + words[..., :1] * 2.0**-32).floor()
+        is_real = torch.arange(self.batch_size, device=words.device) < real_count
+        drawn = (words[..., 1:] * torch.where(is_real, self.real_rows, self.synthetic_rows)) >> 32
+        return drawn + torch.where(is_real, 0, self.synthetic_start)
 
-        observations, actions = observations.to(device), actions.to(device)
-        self.widths = [real.observation_dim, real.action_dim, 1, real.observation_dim, 1]
-        self.table = torch.empty(self.real_rows + self.synthetic_rows, sum(self.widths), device=device)
-        columns = self._columns(self.table)
-        columns.observation.copy_(observations.encode(column("observation")))
-        columns.action.copy_(actions.encode(column("action")))
-        columns.reward.copy_(column("reward") * reward_scale)
-        columns.next_observation.copy_(observations.encode(column("next_observation")))
-        columns.discount.copy_(column("discount"))
-        self._drawn: tuple[tuple[int, int, int], np.ndarray] | None = None
+    def gather(self, numbers: Tensor) -> Batch:
+        """The transitions of some row numbers, int64 [S, B], in the learner's units."""
+        rows = (self.rows.take(numbers) - self.shift).div_(self.scale)
+        observation, action, reward, next_observation, discount = rows.split(self.widths, dim=-1)
+        return Batch(observation, action, reward[..., 0], next_observation, discount[..., 0])
 
-    def row_numbers(self, seed: int, step: int, batch_size: int) -> np.ndarray:
-        """Rows of one step's batch, int64 [B]; numbers from `real_rows` on are synthetic."""
-        group, place = divmod(step, STEPS_PER_DRAW)
-        key = (seed, group, batch_size)
-        if self._drawn is None or self._drawn[0] != key:
-            rng = generator(seed, "batches", group)
-            real_count = np.floor(self.real_fraction * batch_size + rng.random((STEPS_PER_DRAW, 1)))
-            is_real = np.arange(batch_size) < real_count
-            uniform = rng.random((STEPS_PER_DRAW, batch_size))
-            synthetic = self.real_rows + (uniform * self.synthetic_rows).astype(np.int64)
-            self._drawn = key, np.where(is_real, (uniform * self.real_rows).astype(np.int64), synthetic)
-        return self._drawn[1][place]
 
-    def batch(self, seed: int, step: int, batch_size: int) -> Batch:
-        rows = torch.from_numpy(self.row_numbers(seed, step, batch_size)).to(self.table.device)
-        return self._columns(self.table.index_select(0, rows))
+class SharedRows:
+    """Tables under common row numbers. On a CPU each is read where it is mapped; on a GPU they lie in one piece."""
 
-    def _columns(self, table: Tensor) -> Batch:
-        """The columns of rows that lie side by side, so that a batch is gathered once and not five times."""
-        observation, action, reward, next_observation, discount = table.split(self.widths, dim=1)
-        return Batch(observation, action, reward[:, 0], next_observation, discount[:, 0])
+    def __init__(self, tables: Sequence[Table], device: str) -> None:
+        self.tables = list(dict.fromkeys(tables))
+        self.starts = [0, *itertools.accumulate(map(len, self.tables))]
+        mapped = [torch.from_numpy(table.rows) for table in self.tables]
+        self.parts = mapped if device == "cpu" else [torch.cat([part.to(device) for part in mapped])]
+
+    def start(self, table: Table) -> int:
+        """The number of its first row."""
+        return self.starts[self.tables.index(table)]
+
+    def take(self, numbers: Tensor) -> Tensor:
+        """float32 [..., width] of row numbers [...]."""
+        found = rows_at(self.parts[0], numbers)
+        for start, part in zip(self.starts[1:], self.parts[1:], strict=False):
+            found = torch.where((numbers < start)[..., None], found, rows_at(part, numbers - start))
+        return found
+
+
+def rows_at(table: Tensor, numbers: Tensor) -> Tensor:
+    """table [n, width], numbers [...]; [..., width], any row where a number is out of range."""
+    return table.index_select(0, numbers.clamp(0, len(table) - 1).flatten()).unflatten(0, numbers.shape)

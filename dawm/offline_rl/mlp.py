@@ -7,6 +7,7 @@ the chain rule of three layers fits below and is tested against it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,35 +17,39 @@ from torch import Tensor, nn
 class Trace(NamedTuple):
     """What a forward pass leaves behind. Outputs lie feature-major: BLAS is slow where a product has few columns."""
 
-    inputs: Tensor  # [members, B, in]
-    first: Tensor  # [members, B, hidden], after the ReLU
+    inputs: Tensor  # [S·m, B, in]
+    first: Tensor  # [S·m, B, hidden], after the ReLU
     second: Tensor
-    output: Tensor  # [members, out, B]
+    output: Tensor  # [S·m, out, B]
 
 
 class Layers(NamedTuple):
-    """Weights of `members` MLPs of one shape, which see the same rows; their gradients come in the same form."""
+    """Weights of m MLPs of one shape for each of S seeds; their gradients come in the same form.
 
-    weight1: Tensor  # [members, in, hidden]
-    bias1: Tensor  # [members, 1, hidden]
-    weight2: Tensor  # [members, hidden, hidden]
-    bias2: Tensor  # [members, 1, hidden]
-    weight3: Tensor  # [members, out, hidden]: transposed, as the output is
-    bias3: Tensor  # [members, out, 1]
+    The m networks of a seed lie next to each other and see the same rows.
+    """
 
-    def member(self, number: int) -> Layers:
-        """One MLP alone: views of its weights."""
-        return Layers(*(values[number : number + 1] for values in self))
+    weight1: Tensor  # [S·m, in, hidden]
+    bias1: Tensor  # [S·m, 1, hidden]
+    weight2: Tensor  # [S·m, hidden, hidden]
+    bias2: Tensor  # [S·m, 1, hidden]
+    weight3: Tensor  # [S·m, out, hidden]: transposed, as the output is
+    bias3: Tensor  # [S·m, out, 1]
+
+    def first_of(self, members: int) -> Layers:
+        """The first of each seed's `members` MLPs: views of its weights."""
+        return Layers(*(values[::members] for values in self))
 
     def forward(self, x: Tensor) -> Trace:
-        """x: [B, in]."""
-        inputs = x.expand(len(self.weight1), -1, -1)
+        """x: [S, B, in]."""
+        members = len(self.weight1) // len(x)
+        inputs = x[:, None].expand(-1, members, -1, -1).flatten(0, 1)
         first = torch.baddbmm(self.bias1, inputs, self.weight1).relu_()
         second = torch.baddbmm(self.bias2, first, self.weight2).relu_()
         return Trace(inputs, first, second, torch.baddbmm(self.bias3, self.weight3, second.mT))
 
     def gradient(self, trace: Trace, by_output: Tensor) -> Layers:
-        """Derivative of a loss by the weights; by_output: its derivative by the output, [members, out, B]."""
+        """Derivative of a loss by the weights; by_output: its derivative by the output, [S·m, out, B]."""
         by_first, by_second = self._by_hidden(trace, by_output)
         return Layers(
             torch.bmm(trace.inputs.mT, by_first),
@@ -56,12 +61,12 @@ class Layers(NamedTuple):
         )
 
     def input_gradient(self, trace: Trace, by_output: Tensor, start: int) -> Tensor:
-        """Derivative of a loss by the inputs from column `start` on, [members, in - start, B]."""
+        """Derivative of a loss by the inputs from column `start` on, [S·m, in - start, B]."""
         by_first, _ = self._by_hidden(trace, by_output)
         return torch.bmm(self.weight1[:, start:], by_first.mT)
 
     def _by_hidden(self, trace: Trace, by_output: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivatives by the two hidden layers before their ReLUs, [members, B, hidden] each."""
+        """Derivatives by the two hidden layers before their ReLUs, [S·m, B, hidden] each."""
         by_second = _through_relu(torch.bmm(by_output.mT, self.weight3), trace.second)
         return _through_relu(torch.bmm(by_second, self.weight2.mT), trace.first), by_second
 
@@ -73,12 +78,15 @@ def _through_relu(gradient: Tensor, activation: Tensor) -> Tensor:
 class MLPs(nn.Module):
     """Holds `Layers` as parameters, drawn as torch.nn.Linear draws them; autograd never sees them."""
 
-    def __init__(self, members: int, inputs: int, hidden: int, outputs: int) -> None:
+    def __init__(self, chance: Sequence[torch.Generator], members: int, inputs: int, hidden: int, outputs: int) -> None:
+        """chance: a generator for each seed, so that its weights do not depend on who learns beside it."""
         super().__init__()
+        self.seeds = len(chance)
 
         def drawn(fan_in: int, *shape: int) -> nn.Parameter:
             bound = 1 / math.sqrt(fan_in)
-            return nn.Parameter(torch.empty(members, *shape).uniform_(-bound, bound), requires_grad=False)
+            parts = [torch.empty(members, *shape).uniform_(-bound, bound, generator=one) for one in chance]
+            return nn.Parameter(torch.cat(parts), requires_grad=False)
 
         self.layers = Layers(
             drawn(inputs, inputs, hidden),
@@ -92,5 +100,5 @@ class MLPs(nn.Module):
             self.register_parameter(name, values)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: [B, in]; returns [members, out, B]."""
+        """x: [S, B, in]; returns [S·m, out, B]."""
         return self.layers.forward(x).output

@@ -1,29 +1,44 @@
-"""Stage `train-policy`: one learner, one mixture of data, one seed."""
+"""Stage `train-policy`: one learner on one mixture of data, for one seed or for several side by side."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dawm.compute import Compute
+from dawm.checkpoints import Member, checkpoint_step
+from dawm.compute import CPU, Compute
 from dawm.config import BCSettings, BestBCSettings, IQLSettings, LearnerSettings, TD3BCSettings, as_mapping, with_preset
-from dawm.data.export import episode_returns
+from dawm.data.files import only_writer
 from dawm.data.normalizers import ActionScaler, Standardizer
-from dawm.data.sealed import Sealed, open_sealed
-from dawm.data.transitions import Transitions, read_transitions
+from dawm.data.sealed import Sealed, open_sealed, unseal
+from dawm.data.table import Table
+from dawm.data.table_cache import open_table
 from dawm.environments.evaluation import Evaluator
-from dawm.environments.tasks import task_of_metadata
+from dawm.environments.tasks import Task, task_of_metadata
 from dawm.errors import InputError
-from dawm.offline_rl.batches import Mixture
+from dawm.offline_rl.batches import Mixture, Units
 from dawm.offline_rl.bc import BC
+from dawm.offline_rl.draws import normal_draws
+from dawm.offline_rl.graphs import GradientStep, GraphedSteps
 from dawm.offline_rl.iql import IQL
 from dawm.offline_rl.policy import WEIGHTS, DeterministicPolicy
 from dawm.offline_rl.td3_bc import TD3BC
-from dawm.randomness import derived_seed, generator
-from dawm.training import Job, train_and_seal
+from dawm.randomness import derived_seed
+from dawm.training import (
+    Job,
+    keep_finished,
+    refuse_diverged,
+    seal_training,
+    take_up_finished,
+    train,
+)
 
 LEARNERS = {
     "td3_bc": (TD3BC, TD3BCSettings),
@@ -32,7 +47,15 @@ LEARNERS = {
     "bc_10": (BC, BestBCSettings),
 }
 LOG_EVERY = 500
-NOISE_STEPS = 64
+
+
+@dataclass(frozen=True)
+class PolicyRun:
+    """What differs between runs that share a process: the seed, the folder of synthetic transitions, the output."""
+
+    seed: int
+    synthetic: Path | None
+    output: Path
 
 
 def train_policy(
@@ -43,116 +66,173 @@ def train_policy(
     real_fraction: float,
     output: Path,
     seed: int,
-    device: str = "cpu",
+    compute: Compute = CPU,
 ) -> None:
     """Writes `output`/policy.safetensors (with its normalizer), evaluations.csv, metrics.csv and the seal."""
+    train_policies(algorithm, dataset, settings, real_fraction, [PolicyRun(seed, synthetic, output)], compute)
+
+
+def train_policies(
+    algorithm: str,
+    dataset: Path,
+    settings: LearnerSettings,
+    real_fraction: float,
+    runs: Sequence[PolicyRun],
+    compute: Compute = CPU,
+) -> None:
+    """The same for several seeds in one process, each in a folder of its own and, to rounding, with the numbers that it
+    would have alone. Those that an earlier attempt finished are kept.
+
+    Raises DivergedError at the end for runs that diverged; the others are sealed.
+    """
     data = open_sealed(dataset, "dataset")
     settings = with_preset(settings, data.provenance["settings"].get("source", ""))
-    real = read_transitions(data, states=False)
-    inputs = {"dataset": data}
-    imagined = None
-    if real_fraction < 1:
-        if synthetic is None:
-            raise InputError(f"real_fraction: {real_fraction} needs a folder of synthetic transitions, found none")
-        inputs["synthetic"] = open_sealed(synthetic, "synthetic")
-        imagined = read_synthetic(inputs["synthetic"], data)
-    task = task_of_metadata(data.metadata)
-    observations = observation_normalizer(real, settings.normalize_observations)
-    actions = ActionScaler.between(task.action_low, task.action_high)
-    scale = reward_scale(real, settings.normalize_rewards)
-    if isinstance(settings, BCSettings):
-        real = best_episodes(real, settings.best_episodes)
-    mixture = Mixture(real, imagined, real_fraction, observations, actions, scale, device)
-    torch.manual_seed(derived_seed(seed, "policy", "weights"))
-    learner = LEARNERS[algorithm][0].create(settings, real.observation_dim, real.action_dim, device)  # type: ignore[attr-defined]
-
-    def policy() -> DeterministicPolicy:
-        return DeterministicPolicy(observations.to(device), learner.actor.plain(), actions.to(device))
-
-    evaluator = Evaluator(task, settings.evaluation_episodes)
-    noise = NoiseStream(seed, learner.noise_shape, device)
-
-    def update(step: int) -> dict[str, Tensor]:
-        return learner.update(mixture.batch(seed, step, settings.batch_size), noise.at(step), step, settings)
-
-    def evaluate(step: int) -> dict[str, float]:
-        returns = evaluator.returns(policy().act, seed, step)
-        scores = task.normalized_score(returns)
-        return {
-            "return_mean": float(returns.mean()),
-            "return_std": float(returns.std()),
-            "normalized_score": float(np.mean(scores)),
-            "episodes": len(returns),
-        }
-
-    environment = {key: data.metadata[key] for key in ("environment", "environment_settings") if key in data.metadata}
     chosen = {"algorithm": algorithm, "real_fraction": real_fraction}
-    train_and_seal(
-        Job("policy", output, {**as_mapping(settings), **chosen}, seed, Compute(device), inputs),
-        update,
-        learner.state(),
-        policy,
-        weights=WEIGHTS,
-        metadata={**chosen, **environment, **policy().facts()},
-        log_every=LOG_EVERY,
-        evaluate=evaluate,
-        evaluate_every=settings.evaluate_every,
-        limits=value_limits(real, settings.discount, scale),
-    )
+    jobs = []
+    for run in runs:
+        inputs = {"dataset": data}
+        if real_fraction < 1:
+            inputs["synthetic"] = synthetic_of(run, real_fraction, data)
+        jobs.append(Job("policy", run.output, {**as_mapping(settings), **chosen}, run.seed, compute, inputs))
+    with ExitStack() as held:
+        for job in jobs:
+            held.enter_context(only_writer(job.output))
+        unfinished = [job for job in jobs if len(jobs) == 1 or not take_up_finished(job)]
+        for job in unfinished:
+            unseal(job.output)
+        members: list[Member] = []
+        for side_by_side in of_one_step(unfinished):
+            members += PolicyTraining(algorithm, settings, real_fraction, side_by_side).run()
+        refuse_diverged(members)
 
 
-def read_synthetic(sealed: Sealed, data: Sealed) -> Transitions:
+def synthetic_of(run: PolicyRun, real_fraction: float, data: Sealed) -> Sealed:
     """Synthetic transitions, refused unless they grew from this data set."""
+    if run.synthetic is None:
+        raise InputError(f"real_fraction: {real_fraction} needs a folder of synthetic transitions, found none")
+    sealed = open_sealed(run.synthetic, "synthetic")
     if sealed.provenance["inputs"]["dataset"] != data.digest:
         raise InputError(f"{sealed.folder}: grew from another data set than {data.folder}; synthesize again")
-    return read_transitions(sealed)
+    return sealed
 
 
-def observation_normalizer(real: Transitions, wanted: bool) -> Standardizer:
+def of_one_step(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs whose checkpoints are equally far, together; a kill between two checkpoints may have parted them."""
+
+    def step(job: Job) -> int:
+        return checkpoint_step(job.output, job.digest)
+
+    return [list(together) for _, together in itertools.groupby(sorted(jobs, key=step), step)]
+
+
+class PolicyTraining:
+    """Runs of one learner on one data set that are trained side by side."""
+
+    def __init__(self, algorithm: str, settings: LearnerSettings, real_fraction: float, jobs: Sequence[Job]) -> None:
+        self.settings, self.jobs, self.compute = settings, jobs, jobs[0].compute
+        data = jobs[0].inputs["dataset"]
+        self.metadata = data.metadata
+        self.task: Task = task_of_metadata(data.metadata)
+        real = open_table(data)
+        actions = ActionScaler.between(self.task.action_low, self.task.action_high)
+        scale = reward_scale(real, settings.normalize_rewards)
+        self.units = Units(observation_normalizer(real, settings.normalize_observations), actions, scale)
+        self.limits = value_limits(real, settings.discount, scale)
+        if isinstance(settings, BCSettings):
+            real = best_episodes(real, settings.best_episodes)
+        opened = {job.inputs["synthetic"].digest: job.inputs["synthetic"] for job in jobs if "synthetic" in job.inputs}
+        tables = {digest: open_table(sealed) for digest, sealed in opened.items()}
+        synthetic = [tables[job.inputs["synthetic"].digest] if tables else None for job in jobs]
+        seeds, device = [job.seed for job in jobs], self.compute.device
+        self.mixture = Mixture(real, synthetic, real_fraction, self.units, seeds, settings.batch_size, device)
+        chance = [torch.Generator().manual_seed(derived_seed(seed, "policy", "weights")) for seed in seeds]
+        dims = real.observation_dim, real.action_dim
+        self.learner = LEARNERS[algorithm][0].create(settings, *dims, chance, device)  # type: ignore[attr-defined]
+        noise_shape = (settings.batch_size if self.learner.noisy else 0, real.action_dim)
+        self.noise = normal_draws(seeds, "target-noise", noise_shape, device)
+        self.evaluator = Evaluator(self.task, settings.evaluation_episodes)
+        self.gradient_step: GradientStep = self._gradient_step
+        if self.compute.settings.compile == "graphs" and device == "cuda":
+            period = getattr(settings, "policy_delay", 1)
+            self.gradient_step = GraphedSteps(self._gradient_step, self.learner.state(), period)
+
+    def run(self) -> list[Member]:
+        """Trains and seals; returns all members, those that diverged with their failures."""
+        members = [Member(job.what, job.output, job.digest) for job in self.jobs]
+        train(
+            members,
+            self.update,
+            self.learner.state(),
+            steps=self.settings.gradient_steps,
+            checkpoint_every=self.settings.checkpoint_every,
+            log_every=LOG_EVERY,
+            evaluate=self.evaluate,
+            evaluate_every=self.settings.evaluate_every,
+            limits=self.limits,
+        )
+        environment = {
+            key: self.metadata[key] for key in ("environment", "environment_settings") if key in self.metadata
+        }
+        for place, (job, member) in enumerate(zip(self.jobs, members, strict=True)):
+            if member.failure is None:
+                policy, settings = self.policy(place), job.settings
+                chosen = {key: settings[key] for key in ("algorithm", "real_fraction")}
+                seal_training(job, policy, WEIGHTS, {**chosen, **environment, **policy.facts()})
+                if len(self.jobs) > 1:
+                    keep_finished(job)
+        return members
+
+    def update(self, step: int) -> Mapping[str, Tensor]:
+        self.learner.schedule(step, self.settings)
+        with self.compute.precise():
+            return self.gradient_step(self.mixture.draws.at(step), self.noise.at(step), step)
+
+    def _gradient_step(self, numbers: Tensor, noise: Tensor, step: int) -> dict[str, Tensor]:
+        return self.learner.update(self.mixture.gather(numbers), noise, step, self.settings)
+
+    def policy(self, place: int) -> DeterministicPolicy:
+        """Of one seed, on the CPU, where simulators are."""
+        return DeterministicPolicy(self.units.observations, self.learner.actor.plain(place).cpu(), self.units.actions)
+
+    def evaluate(self, step: int) -> list[dict[str, float]]:
+        rows = []
+        for place, job in enumerate(self.jobs):
+            returns = self.evaluator.returns(self.policy(place).act, job.seed, step)
+            rows.append(
+                {
+                    "return_mean": float(returns.mean()),
+                    "return_std": float(returns.std()),
+                    "normalized_score": float(np.mean(self.task.normalized_score(returns))),
+                    "episodes": len(returns),
+                }
+            )
+        return rows
+
+
+def observation_normalizer(real: Table, wanted: bool) -> Standardizer:
     """(s - mean) / (std + 1e-3) of the real data (Fujimoto & Gu 2021, §5), or the identity."""
     normalizer = Standardizer(real.observation_dim)
     if wanted:
-        values = torch.from_numpy(real.observation).double()
-        normalizer.mean = values.mean(0).float()
-        normalizer.std = (values.std(0, correction=0) + 1e-3).float()
+        mean, std = map(torch.from_numpy, real.observation_moments())
+        normalizer.mean, normalizer.std = mean.float(), (std + 1e-3).float()
     return normalizer
 
 
-def reward_scale(real: Transitions, wanted: bool) -> float:
-    """1000 / (largest - smallest return) of the real episodes (IQL's locomotion setting), or 1."""
-    returns = episode_returns(real)
+def reward_scale(real: Table, wanted: bool) -> float:
+    """1000 / (largest - smallest return of the real episodes) (IQL's locomotion setting), or 1."""
+    returns = real.episode_returns()
     return float(1000.0 / (returns.max() - returns.min())) if wanted and np.ptp(returns) > 0 else 1.0
 
 
-def best_episodes(real: Transitions, share: float) -> Transitions:
-    """The rows of the share of episodes with the largest undiscounted returns, at least of one."""
-    returns = episode_returns(real)
+def best_episodes(real: Table, share: float) -> Table:
+    """The share of episodes with the largest undiscounted returns, at least one."""
+    returns = real.episode_returns()
     count = max(1, round(share * len(returns)))
-    chosen = np.argsort(-returns, kind="stable")[:count]
-    return real.take(np.isin(real.episode, chosen))
+    return real.episodes(np.argsort(-returns, kind="stable")[:count])
 
 
-def value_limits(real: Transitions, discount: float, scale: float) -> dict[str, float]:
+def value_limits(real: Table, discount: float, scale: float) -> dict[str, float]:
     """Ten times the largest value that the data's rewards could add up to, Σ γ^t max |r|; none where γ is 1."""
     if discount == 1:
         return {}
     return {"q": 10 * scale * float(np.abs(real.reward).max()) / (1 - discount) + 1.0}
-
-
-class NoiseStream:
-    """Standard normal noise of a step by (seed, step), drawn many steps at a time."""
-
-    def __init__(self, seed: int, shape: tuple[int, ...], device: str) -> None:
-        self.seed, self.shape, self.device = seed, shape, device
-        self.group, self.drawn = -1, torch.empty(0)
-
-    def at(self, step: int) -> Tensor:
-        """[*shape]; nothing is drawn for a learner without noise."""
-        if not self.shape:
-            return self.drawn
-        group, place = divmod(step, NOISE_STEPS)
-        if group != self.group:
-            rng = generator(self.seed, "target-noise", group)
-            drawn = rng.standard_normal((NOISE_STEPS, *self.shape), dtype=np.float32)
-            self.group, self.drawn = group, torch.from_numpy(drawn).to(self.device)
-        return self.drawn[place]

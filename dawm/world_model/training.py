@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dawm.checkpoints import State
 from dawm.compute import CPU, Compute
 from dawm.config import WorldModelSettings, as_mapping, read
 from dawm.data.normalizers import ActionScaler, MinMaxScaler
@@ -19,7 +20,7 @@ from dawm.data.windows import WindowBatch, Windows, wanted_returns
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.randomness import derived_seed, generator
-from dawm.training import Job, State, adam, average_into, cosine_rate, ema_rate, set_rate, train_and_seal
+from dawm.training import Job, adam, average_into, cosine_rate, ema_rate, set_rate, train_and_seal
 from dawm.world_model.consistency import Physics
 from dawm.world_model.model import NORMALIZERS, WorldModel
 from dawm.world_model.preconditioning import training_sigmas

@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
@@ -26,7 +27,6 @@ except InputError as error:
 matrix = experiment.matrix()
 layout = Layout.of(experiment.experiment)
 logs, benchmarks = layout.root / "logs", layout.root / "benchmarks"
-POLICY = layout.policy(Run("{dataset}", "{algorithm}", "{augmentation}", "{seed}"))
 ENVIRONMENT = Path(workflow.basedir) / "environment.yml"
 
 
@@ -46,6 +46,8 @@ def text(settings):
 
 
 COMPUTE = ["--precision", experiment.compute.precision, "--compile", experiment.compute.compile]
+# What learners have of it.
+LEARNER_COMPUTE = [word for word in COMPUTE if word not in ("bf16", "default")]
 
 
 def inside(folder, *names):
@@ -119,23 +121,50 @@ def source_file(wildcards):
     return [str(path)] if source.startswith("hdf5:") and path.is_file() else []
 
 
-def synthetic_folder(wildcards):
-    """Synthetic transitions of a run, or nothing for an arm of real data only."""
+def policy_groups():
+    """The seeds that share a job, or a wildcard where each has its own."""
+    return experiment.seed_groups() if experiment.compute.seeds_per_job > 1 else [("{seed}",)]
+
+
+def group_name(seeds):
+    return f"seed-{seeds[0]}" if len(seeds) == 1 else f"seeds-{seeds[0]}-to-{seeds[-1]}"
+
+
+def rule_of(seeds):
+    return "train_policy" if "{seed}" in seeds else f"train_policy_{group_name(seeds)}".replace("-", "_")
+
+
+def policy_folder(dataset, algorithm, augmentation, seed):
+    return layout.policy(Run(dataset, algorithm, augmentation, seed))
+
+
+def seeds_of(seeds, wildcards):
+    return [int(wildcards.seed)] if "{seed}" in seeds else seeds
+
+
+def synthetic_folders(seeds, wildcards):
+    """Of each seed's synthetic transitions; none for an arm of real data only."""
     generator = matrix.augmentations[wildcards.augmentation].generator
     if generator is None:
-        return None
-    return layout.synthetic(wildcards.dataset, generator, matrix.world_model_seed(int(wildcards.seed)))
+        return []
+    numbers = [matrix.world_model_seed(seed) for seed in seeds_of(seeds, wildcards)]
+    return [layout.synthetic(wildcards.dataset, generator, number) for number in numbers]
 
 
-def policy_inputs(wildcards):
-    folder = synthetic_folder(wildcards)
-    seals = {"dataset": dataset_seal(wildcards)}
-    return seals if folder is None else seals | {"synthetic": seal_of(folder)}
+def policy_inputs(seeds, wildcards):
+    return [dataset_seal(wildcards), *map(seal_of, synthetic_folders(seeds, wildcards))]
 
 
-def synthetic_option(wildcards):
-    folder = synthetic_folder(wildcards)
-    return [] if folder is None else ["--synthetic", str(folder)]
+def run_options(seeds, wildcards):
+    """Seeds, outputs and synthetic folders, in one order."""
+    numbers = seeds_of(seeds, wildcards)
+    names = wildcards.dataset, wildcards.algorithm, wildcards.augmentation
+    synthetic = synthetic_folders(seeds, wildcards)
+    return [
+        *("--seed", *numbers),
+        *("--output", *(policy_folder(*names, seed) for seed in numbers)),
+        *(("--synthetic", *synthetic) if synthetic else ()),
+    ]
 
 
 def shard_files(wildcards):

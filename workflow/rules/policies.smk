@@ -1,34 +1,34 @@
-# One RL run per data set, learner, arm and seed.
+# One RL run per data set, learner, arm and seed. With compute.seeds_per_job above 1 some seeds share a job: a rule of
+# their own for each group, since the outputs of a rule have the same wildcards.
 
+for seeds in policy_groups():
 
-rule train_policy:
-    input:
-        unpack(policy_inputs),
-    output:
-        policy=inside(POLICY, "policy.safetensors"),
-        evaluations=inside(POLICY, "evaluations.csv"),
-        seal=seal_of(POLICY),
-    log:
-        inside(logs, "train-policy", "{dataset}", "{algorithm}", "{augmentation}", "seed-{seed}.log"),
-    benchmark:
-        inside(benchmarks, "train-policy", "{dataset}", "{algorithm}", "{augmentation}", "seed-{seed}.tsv")
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=1440,
-        gpu=0,
-    params:
-        version=1,
-        settings=lambda wildcards: text(experiment.algorithm(wildcards.algorithm)),
-        dataset=lambda wildcards: layout.dataset(wildcards.dataset),
-        synthetic=synthetic_option,
-        real_fraction=lambda wildcards: matrix.augmentations[wildcards.augmentation].real_fraction,
-        folder=lambda wildcards: layout.policy(
-            Run(wildcards.dataset, wildcards.algorithm, wildcards.augmentation, wildcards.seed)
-        ),
-    shell:
-        "exec python -m dawm train-policy --algorithm {wildcards.algorithm} --dataset {params.dataset:q}"
-        " {params.synthetic:q} --real-fraction {params.real_fraction} --settings {params.settings:q}"
-        " --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
+    rule:
+        name:
+            rule_of(seeds)
+        input:
+            partial(policy_inputs, seeds),
+        output:
+            [seal_of(policy_folder("{dataset}", "{algorithm}", "{augmentation}", seed)) for seed in seeds],
+        log:
+            inside(logs, "train-policy", "{dataset}", "{algorithm}", "{augmentation}", f"{group_name(seeds)}.log"),
+        benchmark:
+            inside(benchmarks, "train-policy", "{dataset}", "{algorithm}", "{augmentation}", f"{group_name(seeds)}.tsv")
+        conda:
+            ENVIRONMENT
+        threads: 1
+        resources:
+            mem_mb=lambda wildcards, attempt: 4000 * attempt,
+            runtime=1440,
+            gpu=0,
+        params:
+            version=2,
+            settings=lambda wildcards: text(experiment.algorithm(wildcards.algorithm)),
+            dataset=lambda wildcards: layout.dataset(wildcards.dataset),
+            real_fraction=lambda wildcards: matrix.augmentations[wildcards.augmentation].real_fraction,
+            runs=partial(run_options, seeds),
+            compute=LEARNER_COMPUTE,
+        shell:
+            "exec python -m dawm train-policy --algorithm {wildcards.algorithm} --dataset {params.dataset:q}"
+            " --real-fraction {params.real_fraction} --settings {params.settings:q} {params.compute} {params.runs:q}"
+            " 2> {log:q}"
