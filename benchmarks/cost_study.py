@@ -17,6 +17,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from matplotlib.ticker import NullFormatter
 from world_model import PUBLISHED, ROOT, Case, measure_samplers
 
 from dawm.analysis.fidelity_page import pooled
@@ -35,8 +36,8 @@ COSTS = {
 def study(experiment: Experiment, results: Path) -> pd.DataFrame:
     """One row for each recipe: its settings, its error with the interval, its two costs, the cheapest first."""
     sealed = open_sealed(Layout(results).fidelity, "fidelity")
-    errors = pooled(pd.read_csv(sealed.folder / "fidelity.csv"))
-    errors = errors[errors["quantity"] == "state_error"].set_index("augmentation")
+    judged = pooled(pd.read_csv(sealed.folder / "fidelity.csv")).set_index(["quantity", "augmentation"])
+    errors, distances = judged.loc["state_error"], judged.loc["marginal_distance"]
     cases = {name: case_of(recipe) for name, recipe in experiment.generators.items()}
     timed = [row for row in measure_samplers("cpu", list(cases.values())) if row["what"] == "sampler"]
     rows = []
@@ -53,6 +54,7 @@ def study(experiment: Experiment, results: Path) -> pd.DataFrame:
                 "state_error": errors.loc[name, "value"],
                 "low": errors.loc[name, "low"],
                 "high": errors.loc[name, "high"],
+                "marginal_distance": distances.loc[name, "value"],
                 "cpu_seconds_per_1000": 1000 / cost["transitions_per_second"],
                 "flops_per_transition": cost["flops_per_transition"],
                 "share_of_peak": cost["share_of_peak"],
@@ -80,16 +82,16 @@ def frontier(cost: pd.Series, error: pd.Series) -> list[bool]:
 
 def markdown(table: pd.DataFrame) -> str:
     lines = [
-        "| recipe | denoiser | predicts | rows | sampler | steps | state error | CPU-s per 1,000 | MFLOP each "
-        "| frontier |",
-        "|---|---|---|---|---|---:|---:|---:|---:|---|",
+        "| recipe | denoiser | predicts | rows | sampler | steps | state error | marginal distance | CPU-s per 1,000 "
+        "| MFLOP each | frontier |",
+        "|---|---|---|---|---|---:|---:|---:|---:|---:|---|",
     ]
     for row in table.itertuples():
         on = [name for name, yes in zip(("time", "FLOPs"), row[-2:], strict=True) if yes]
         lines.append(
             f"| {row.recipe} | {row.denoiser} {row.size} | {row.predicts} | {row.rows} | {row.sampler} | {row.steps} | "
-            f"{row.state_error:.4f} ({row.low:.4f} to {row.high:.4f}) | {row.cpu_seconds_per_1000:.4f} | "
-            f"{row.flops_per_transition / 1e6:.2f} | {', '.join(on) or '–'} |"
+            f"{row.state_error:.4f} ({row.low:.4f} to {row.high:.4f}) | {row.marginal_distance:.3f} | "
+            f"{row.cpu_seconds_per_1000:.4f} | {row.flops_per_transition / 1e6:.2f} | {', '.join(on) or '–'} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -108,8 +110,10 @@ def draw(table: pd.DataFrame) -> plt.Figure:
             axes.errorbar(chosen[cost], chosen["state_error"], bars, fmt="o", color=color, markersize=5, label=name)
         for row in best.itertuples():
             place = (getattr(row, cost), row.state_error)
-            axes.annotate(row.recipe, place, xytext=(5, -11), textcoords="offset points", fontsize=7)
+            axes.annotate(row.recipe, place, xytext=(-4, -9), textcoords="offset points", fontsize=7, ha="right")
         axes.set(xscale="log", yscale="log", xlabel=label)
+        axes.margins(x=0.15)
+        axes.xaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel("median state error (one-step changes)")
     panels[0].legend(fontsize=8)
     return figure
