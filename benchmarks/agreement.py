@@ -1,0 +1,176 @@
+"""Do TD3+BC and IQL reach d3rlpy's scores? Same data, same hyperparameters, same simulator, real data only.
+
+    snakemake --cores 2 --configfile config/agreement.yaml           # ours, three hours on 2 cores
+    python benchmarks/agreement.py --d3rlpy PYTHON [--jobs 2]        # d3rlpy's, four hours, and the table
+
+PYTHON is the interpreter of d3rlpy's environment (see benchmarks/d3rlpy_training.py). Finished runs of either side are
+kept; with what is there so far the table is written all the same. d3rlpy's actors act in our simulators, from the
+starts that our policies of the same seed and step had. Writes results/published/agreement/{scores.csv, agreement.md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from dawm.analysis.statistics import bootstrap_interval
+from dawm.analysis.tables import write_table
+from dawm.config import Experiment, load_experiment
+from dawm.data.normalizers import ActionScaler, Standardizer
+from dawm.data.sealed import open_sealed
+from dawm.environments.evaluation import Evaluator
+from dawm.environments.tasks import Task, task_of_metadata
+from dawm.layout import Layout, Run
+from dawm.offline_rl.networks import Actor
+from dawm.offline_rl.policy import DeterministicPolicy
+
+ROOT = Path(__file__).resolve().parents[1]
+LAST = 10  # evaluations that are averaged
+
+
+def folder_of(layout: Layout, run: Run) -> Path:
+    return layout.root / "d3rlpy" / run.slug
+
+
+def runs_of(experiment: Experiment) -> list[Run]:
+    """Seeds outermost, so that what is there at any time is balanced."""
+    return [
+        Run(dataset, algorithm, "real", seed)
+        for seed in experiment.seeds
+        for dataset in experiment.datasets
+        for algorithm in experiment.algorithm_names
+    ]
+
+
+def train_theirs(experiment: Experiment, layout: Layout, python: str, jobs: int) -> None:
+    """All runs of d3rlpy that are not there yet; raises CalledProcessError for one that fails."""
+    exported = {name: layout.root / "d3rlpy" / f"{name}.hdf5" for name in experiment.datasets}
+    for name, path in exported.items():
+        if not path.is_file():
+            options = ["--dataset", str(layout.dataset(name)), "--output", str(path)]
+            subprocess.run([sys.executable, "-m", "dawm", "export-to", "d4rl-hdf5", *options], check=True)
+
+    def train(run: Run) -> None:
+        folder, settings = folder_of(layout, run), experiment.algorithm(run.algorithm)
+        if (folder / "seconds.json").is_file():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        options = {
+            "--algorithm": run.algorithm,
+            "--seed": run.seed,
+            "--steps": settings.gradient_steps,
+            "--snapshot-every": settings.evaluate_every,
+            "--output": folder,
+        }
+        script = [python, ROOT / "benchmarks" / "d3rlpy_training.py", exported[run.dataset]]
+        words = [str(word) for word in (*script, *(part for option in options.items() for part in option))]
+        with open(folder / "log.txt", "w") as log:
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            subprocess.run(words, check=True, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(train, runs_of(experiment)))
+
+
+def their_policy(path: Path, task: Task) -> DeterministicPolicy:
+    """d3rlpy's actor in our own layers."""
+    with np.load(path) as file:
+        weights = [torch.from_numpy(file[f"arr_{number}"]) for number in range(6)]
+        mean, std = (torch.from_numpy(file[name]).float() for name in ("mean", "std"))
+    actor = Actor(weights[0].shape[1], weights[4].shape[0], weights[0].shape[0])
+    layers = [layer for layer in actor.network if isinstance(layer, nn.Linear)]
+    for layer, weight, bias in zip(layers, weights[::2], weights[1::2], strict=True):
+        layer.load_state_dict({"weight": weight, "bias": bias})
+    scaler = Standardizer(len(mean))
+    scaler.mean, scaler.std = mean, std
+    return DeterministicPolicy(scaler, actor, ActionScaler.between(task.action_low, task.action_high))
+
+
+def their_scores(folder: Path, task: Task, episodes: int, seed: int) -> list[float]:
+    """Normalised scores of the last snapshots, the newest last."""
+    evaluator = Evaluator(task, episodes)
+    found = []
+    for path in sorted(folder.glob("*.npz"))[-LAST:]:
+        returns = evaluator.returns(their_policy(path, task).act, seed, int(path.stem))
+        found.append(float(task.normalized_score(returns).mean()))
+    return found
+
+
+def scores(experiment: Experiment, layout: Layout, known: pd.DataFrame) -> pd.DataFrame:
+    """One row for each finished run of either side; rows of d3rlpy's runs that are `known` are not made again."""
+    rows = []
+    for run in runs_of(experiment):
+        names = {"dataset": run.dataset, "algorithm": run.algorithm, "seed": run.seed}
+        settings = experiment.algorithm(run.algorithm)
+        ours, theirs = layout.policy(run), folder_of(layout, run)
+        if (ours / "provenance.json").is_file():
+            table = pd.read_csv(open_sealed(ours, "policy").folder / "evaluations.csv")["normalized_score"]
+            rows.append({**names, "code": "dawm", "last": table.iloc[-1], "mean10": table.iloc[-LAST:].mean()})
+        if (theirs / "seconds.json").is_file():
+            old = known[(known[list(names)] == pd.Series(names)).all(axis=1) & (known["code"] == "d3rlpy")]
+            if len(old):
+                rows.append(old.iloc[0].to_dict())
+                continue
+            task = task_of_metadata(open_sealed(layout.dataset(run.dataset), "dataset").metadata)
+            found = their_scores(theirs, task, settings.evaluation_episodes, run.seed)
+            rows.append({**names, "code": "d3rlpy", "last": found[-1], "mean10": float(np.mean(found))})
+    return pd.DataFrame(rows, columns=["dataset", "algorithm", "seed", "code", "last", "mean10"])
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Mean and 95 % bootstrap interval over seeds, and the difference of the means."""
+    lines = [
+        "| data set | learner | seeds | ours, mean of the last 10 | d3rlpy | ours, last | d3rlpy |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for (dataset, algorithm), rows in table.groupby(["dataset", "algorithm"], sort=False):
+        cells = []
+        for quantity in ("mean10", "last"):
+            for code in ("dawm", "d3rlpy"):
+                values = rows.loc[rows["code"] == code, quantity].to_numpy()
+                cells.append(cell(values))
+        seeds = " and ".join(str((rows["code"] == code).sum()) for code in ("dawm", "d3rlpy"))
+        lines.append(f"| {dataset} | {algorithm} | {seeds} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(values: np.ndarray) -> str:
+    if not len(values):
+        return "–"
+    low, high = bootstrap_interval(values, np.mean, seed=0)
+    return f"{values.mean():.1f} ({low:.1f} to {high:.1f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=ROOT / "config" / "agreement.yaml")
+    parser.add_argument("--results", type=Path, help="the experiment's folder, results/agreement if not given")
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "published" / "agreement")
+    parser.add_argument("--d3rlpy", metavar="PYTHON", help="train d3rlpy's runs that are not there, with this python")
+    parser.add_argument("--jobs", type=int, default=1)
+    parsed = parser.parse_args()
+    torch.set_num_threads(1)
+    experiment = load_experiment(parsed.config)
+    layout = Layout(parsed.results or ROOT / "results" / experiment.experiment)
+    if parsed.d3rlpy:
+        train_theirs(experiment, layout, parsed.d3rlpy, parsed.jobs)
+    parsed.output.mkdir(parents=True, exist_ok=True)
+    path = parsed.output / "scores.csv"
+    known = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["dataset", "algorithm", "seed", "code"])
+    table = scores(experiment, layout, known)
+    write_table(path, table)
+    (parsed.output / "agreement.md").write_text(markdown(table))
+    sys.stdout.write(markdown(table))
+
+
+if __name__ == "__main__":
+    main()
