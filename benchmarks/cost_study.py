@@ -97,7 +97,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def draw(table: pd.DataFrame) -> plt.Figure:
-    """Error against both costs; the frontier is joined by a line and named."""
+    """Error against both costs; the frontier is joined by a line, with width and steps."""
     figure, panels = plt.subplots(1, 2, figsize=(12, 4.8), sharey=True, layout="constrained")
     kinds = dict(zip(table.groupby(["denoiser", "predicts", "rows"]).groups, COLORS, strict=False))
     for axes, (cost, label) in zip(panels, COSTS.items(), strict=True):
@@ -110,9 +110,12 @@ def draw(table: pd.DataFrame) -> plt.Figure:
             axes.errorbar(chosen[cost], chosen["state_error"], bars, fmt="o", color=color, markersize=5, label=name)
         for row in best.itertuples():
             place = (getattr(row, cost), row.state_error)
-            axes.annotate(row.recipe, place, xytext=(-4, -9), textcoords="offset points", fontsize=7, ha="right")
+            name = f"{row.size.split()[0]}, N = {row.steps}"
+            axes.annotate(
+                name, place, xytext=(0, -7), textcoords="offset points", fontsize=7, ha="right", va="top", rotation=35
+            )
         axes.set(xscale="log", yscale="log", xlabel=label)
-        axes.margins(x=0.15)
+        axes.margins(x=0.15, y=0.12)
         axes.xaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel("median state error (one-step changes)")
     panels[0].legend(fontsize=8)

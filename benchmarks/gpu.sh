@@ -9,7 +9,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 wheels=build/wheels
-packages="pyyaml jsonschema numpy"
+packages="pyyaml jsonschema numpy safetensors"
 
 if [ "${1:-}" = carry ]; then
     # shellcheck disable=SC2086
@@ -30,3 +30,4 @@ for package in $packages; do # only what is missing: torch, and perhaps numpy, a
 done
 export PYTHONPATH="$PWD:$site"
 python3 benchmarks/world_model.py --device cuda --output "$output/world_model-cuda.json"
+python3 benchmarks/offline_rl.py --device cuda --output "$output/offline_rl-cuda.json"

@@ -462,10 +462,10 @@ def test_experiment_without_any_learner_is_refused(refused):
 
 def test_more_sampling_steps_than_diffusion_steps_are_refused(refused):
     message = refused(changed("generators.dawm.synthesis.sampling_steps", 11))
-    bound = "expected at most world_model.diffusion_steps (10), found 11"
+    bound = "expected at most world_model.diffusion_steps (5), found 11"
     assert message == f"generators.dawm.synthesis.sampling_steps: {bound}"
-    as_many = read(Experiment, changed("generators.dawm.synthesis.sampling_steps", 10), "here")
-    assert as_many.generators["dawm"].synthesis.sampling_steps == 10
+    as_many = read(Experiment, changed("generators.dawm.synthesis.sampling_steps", 5), "here")
+    assert as_many.generators["dawm"].synthesis.sampling_steps == 5
 
 
 def test_edm_has_no_number_of_levels_that_limits_the_sampling_steps():

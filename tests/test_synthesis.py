@@ -365,7 +365,7 @@ def test_seal_counts_the_rows_of_its_shards(
 def test_synthesis_refuses_more_sampling_steps_than_the_model_has_levels(
     models: Models, synthesis_settings: SynthesisSettings, tmp_path: Path
 ) -> None:
-    assert load_world_model(models[1])[0].settings.diffusion_steps == 10
+    assert load_world_model(models[1])[0].settings.diffusion_steps == 5
     settings = dataclasses.replace(synthesis_settings, sampling_steps=21)
     with pytest.raises(InputError, match="sampling_steps"):
         synthesize_shard(*models, settings, tmp_path, 0)

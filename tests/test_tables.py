@@ -410,7 +410,7 @@ def test_report_shows_every_figure_and_the_whole_config(either):
     pictures = Page(text).addresses
     assert len(pictures) == len(set(pictures)) == len(list(either.layout.figures.glob("*.png")))
     assert open_sealed(either.layout.tables, "tables").digest in text
-    for line in ("policy_noise: 0.2", "sampling_steps: 5", "evaluate_every: 4"):
+    for line in ("policy_noise: 0.2", "sampling_steps: 3", "evaluate_every: 4"):
         assert line in text
 
 

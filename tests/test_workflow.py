@@ -108,6 +108,33 @@ def test_every_job_leaves_its_time_and_a_log(finished: Path) -> None:
     assert re.search(r"world-model seed 0: 40/40 \(100 %\), [\d,]+/s, 0:00 left, loss", log)
 
 
+def test_seeds_that_share_a_job_end_in_the_same_table(finished: Path, tmp_path: Path) -> None:
+    """One process for both seeds of each arm; a seed that is taken away is trained again, the other one kept."""
+    folder = clone(tmp_path)
+    shutil.copytree(finished / "results", folder / "results")
+    for gone in ("policies", "tables", "benchmarks"):
+        shutil.rmtree(folder / "results" / "tiny" / gone)
+    (folder / "results" / "tiny" / "report.html").unlink()
+    config = yaml.safe_load((folder / "tiny.yaml").read_text()) | {"compute": {"seeds_per_job": 2}}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    run = snakemake(folder)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"^train_policy_seeds_0_to_3\s+4$", run.stdout + run.stderr, re.M)
+    tables = [pd.read_csv(place / "results" / "tiny" / "tables" / "scores.csv") for place in (finished, folder)]
+    pd.testing.assert_frame_equal(*tables, rtol=0.05)
+    timings = pd.read_csv(folder / "results" / "tiny" / "tables" / "timings.csv")
+    assert timings["job"].str.endswith("seeds-0-to-3").sum() == 4
+    arm = folder / "results" / "tiny" / "policies" / "hopper" / "iql" / "dawm"
+    kept = {path.name: path.stat().st_mtime_ns for path in (arm / "seed-0").glob("*.csv")}
+    before = (arm / "seed-3" / "policy.safetensors").read_bytes()
+    shutil.rmtree(arm / "seed-3")
+    run = snakemake(folder, "--", str((arm / "seed-3" / "provenance.json").relative_to(folder)))
+    assert run.returncode == 0, run.stderr
+    open_sealed(arm / "seed-0", "policy")
+    assert {path.name: path.stat().st_mtime_ns for path in (arm / "seed-0").glob("*.csv")} == kept
+    assert len(before) == len((arm / "seed-3" / "policy.safetensors").read_bytes())
+
+
 def test_real_arms_use_no_synthetic_data(finished: Path) -> None:
     policies = finished / "results" / "tiny" / "policies" / "hopper" / "iql"
     assert set(open_sealed(policies / "real" / "seed-0", "policy").provenance["inputs"]) == {"dataset"}

@@ -26,7 +26,7 @@ class WorldModelSettings:
         "what the network predicts: x⁰ or ε, at K levels of the cosine schedule, or EDM's mixture, at log-normal ones",
         "clean",
     )
-    diffusion_steps: int = setting("K, noise levels of training; EDM has no such", 10, minimum=1, maximum=1000)
+    diffusion_steps: int = setting("K, noise levels of training; EDM has no such", 5, minimum=1, maximum=1000)
     normalizer: Literal["standard", "cdf"] = setting(
         "units of states: mean 0 and variance 1, or uniform on [-1, 1] by the empirical distribution function",
         "standard",
@@ -39,7 +39,7 @@ class WorldModelSettings:
         "`residual`: MLP on the flattened window; `unet`: temporal U-Net of the paper's lineage, 10–20 times slower",
         "residual",
     )
-    hidden: int = setting("width of the residual network", 256, minimum=8)
+    hidden: int = setting("width of the residual network", 384, minimum=8)
     blocks: int = setting("blocks of the residual network", 3, minimum=1)
     unet_channels: tuple[int, ...] = setting(
         "channels of each level of the U-Net; two levels make DWM's six residual blocks",
@@ -251,7 +251,7 @@ class SynthesisSettings:
         "ancestral sampling, or the probability-flow ODE by steps of first (DDIM) or second order (DPM-Solver++ 2M)",
         "ddpm",
     )
-    sampling_steps: int = setting("N, noise levels visited: equally spaced among K, or EDM's", 5, minimum=1)
+    sampling_steps: int = setting("N, noise levels visited: equally spaced among K, or EDM's", 3, minimum=1)
     guidance: float = setting("ω of classifier-free guidance; 1: plain conditional", 1.2, minimum=0)
     temperature: float = setting("α, scale of the sampler's noise: each step's (DDPM), or the start's", 0.5, minimum=0)
     sigma_min: float = setting("σ_min, least noise level of EDM's sampling", 0.002, exclusiveMinimum=0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dawm.data.transitions import NOT_APPLICABLE, Transitions
+if TYPE_CHECKING:  # learners need no Parquet
+    from dawm.data.transitions import Transitions
 
 CHUNK = 1 << 16
 
@@ -78,5 +80,5 @@ def rows_of(transitions: Transitions) -> np.ndarray:
 def episode_starts(episode: Iterable[np.ndarray]) -> np.ndarray:
     """As in `Table`, from the column `episode` of successive parts of a data set."""
     numbers = np.concatenate(list(episode))
-    first = np.flatnonzero(np.diff(numbers, prepend=NOT_APPLICABLE))
+    first = np.flatnonzero(np.diff(numbers, prepend=-1))
     return np.append(first, len(numbers)) if len(first) else np.array([len(numbers)])
