@@ -72,7 +72,8 @@ class Layers(NamedTuple):
 
 
 def _through_relu(gradient: Tensor, activation: Tensor) -> Tensor:
-    return torch.ops.aten.threshold_backward(gradient, activation, 0)
+    """In place: fresh memory for a product as large as this one costs more than the masking."""
+    return torch.ops.aten.threshold_backward.grad_input(gradient, activation, 0, grad_input=gradient)
 
 
 class MLPs(nn.Module):
