@@ -97,6 +97,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("policy", type=Path, help="folder of a trained policy")
     made.add_argument("--episodes", type=int, default=100)
     made.add_argument("--video", type=Path, metavar="FILE.gif", help="one episode, or its first ten seconds, as a GIF")
+    made = command("film", _film, "draw an episode of a saved policy, for the report", "output", "seed")
+    made.add_argument("--policy", type=Path, required=True, help="folder of a trained policy")
     made = command(
         "assess",
         _assess,
@@ -343,7 +345,8 @@ def _evaluate(parsed: argparse.Namespace) -> None:
         from dawm.rendering import choose_renderer
 
         skip = choose_renderer()  # before anything imports MuJoCo
-    from dawm.analysis.policy_evaluation import evaluate_policy, film
+    from dawm.analysis.film import film
+    from dawm.analysis.policy_evaluation import evaluate_policy
 
     _device(parsed)
     if parsed.episodes < 1:
@@ -355,6 +358,16 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     elif parsed.video is not None:
         film(found.task, policy, parsed.seed, parsed.video)
         print(f"{'video':<18}{parsed.video}")
+
+
+def _film(parsed: argparse.Namespace) -> None:
+    from dawm.rendering import choose_renderer
+
+    skip = choose_renderer()  # before anything imports MuJoCo
+    from dawm.analysis.film import film_policy
+
+    _device(parsed)
+    film_policy(parsed.policy, parsed.output, parsed.seed, skip)
 
 
 def _assess(parsed: argparse.Namespace) -> None:

@@ -82,6 +82,9 @@ class Layout:
     def policy(self, run: Run) -> Path:
         return self.root / "policies" / run.slug
 
+    def film(self, run: Run) -> Path:
+        return self.root / "films" / run.slug
+
     @property
     def tables(self) -> Path:
         return self.root / "tables"
@@ -107,6 +110,14 @@ def runs(matrix: Matrix) -> Iterator[Run]:
             for augmentation in matrix.augmentations:
                 for seed in matrix.seeds:
                     yield Run(dataset, algorithm, augmentation, seed)
+
+
+def filmed_runs(matrix: Matrix) -> Iterator[Run]:
+    """The runs that the report shows in motion: of each learner one, on the first data set, with synthetic transitions
+    where an arm has them."""
+    arms = sorted(matrix.augmentations, key=lambda name: matrix.augmentations[name].generator is None)
+    for algorithm in matrix.algorithms:
+        yield Run(matrix.datasets[0], algorithm, arms[0], matrix.seeds[0])
 
 
 def synthetic_sets(matrix: Matrix) -> Iterator[tuple[str, str, int]]:

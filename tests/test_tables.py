@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,14 +18,16 @@ from hdf5_files import hopper_columns, write_hdf5
 
 from dawm.analysis.fidelity import assess
 from dawm.analysis.figures import draw_all
+from dawm.analysis.film import film_policy
 from dawm.analysis.report import number, write_report
 from dawm.analysis.tables import check_scales, write_tables, write_timings
 from dawm.config import EnvironmentSettings, Experiment, ExportSettings, read
 from dawm.data.export import export
 from dawm.data.sealed import open_sealed
 from dawm.errors import InputError
-from dawm.layout import Layout, Run, runs
+from dawm.layout import Layout, Run, filmed_runs, runs
 from dawm.offline_rl.training import train_policy
+from dawm.rendering import choose_renderer
 
 SCORES = (
     "experiment,dataset,algorithm,augmentation,seed,world_model_seed,data_fraction,real_fraction,"
@@ -90,6 +95,9 @@ def results(
         train_policy(run.algorithm, folders[0], imagined, settings, fraction, layout.policy(run), run.seed)
     made.write()
     made.draw()
+    for run in filmed_runs(experiment.matrix()):  # in a process that has not chosen a renderer yet
+        options = ["--policy", layout.policy(run), "--output", layout.film(run), "--seed", run.seed]
+        subprocess.run([sys.executable, "-m", "dawm", "film", *map(str, options)], check=True)
     made.report()
     return made
 
@@ -103,6 +111,8 @@ def real_only(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Res
     made = Results(root, experiment)
     made.write()
     made.draw()
+    for run in filmed_runs(experiment.matrix()):
+        film_policy(made.layout.policy(run), made.layout.film(run), run.seed, skip="there is no renderer here")
     made.report()
     return made
 
@@ -160,6 +170,24 @@ def test_learning_curves_hold_every_evaluation(results):
     assert [
         tuple(row[name] for name in ("augmentation", "seed", "step", "normalized_score")) for row in curves
     ] == expected
+
+
+def test_learning_curves_hold_the_means_since_the_evaluation_before(results):
+    for row in results.table("scores"):
+        run = Run(row["dataset"], row["algorithm"], row["augmentation"], int(row["seed"]))
+        with open(results.layout.policy(run) / "metrics.csv", newline="") as file:
+            metrics = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
+        names = ("dataset", "algorithm", "augmentation", "seed")
+        curve = [line for line in results.table("learning_curves") if all(line[name] == row[name] for name in names)]
+        last = 0.0
+        for line in curve:
+            since = [found for found in metrics if last < found["step"] <= float(line["step"])]
+            last = float(line["step"])
+            for name in ("q", "real_share"):
+                expected = sum(found[name] for found in since) / len(since) if since else None
+                assert float(line[name]) == pytest.approx(expected, rel=1e-4) if since else line[name] == ""
+        shares = {line["real_share"] for line in curve} - {""}
+        assert shares == {"1"} if run.augmentation == "real" else all(abs(float(s) - 0.5) < 0.1 for s in shares)
 
 
 def test_summary_is_that_of_the_scores(results):
@@ -360,7 +388,7 @@ def test_real_data_alone_makes_scores_and_empty_fidelity(real_only):
 
 
 def test_figures_are_those_that_there_are_data_for(results, real_only):
-    both = {"learning-curves", "scores"}
+    both = {"learning-curves", "scores", "values", "batches"}
     for made, names in ((results, both | {"fidelity", "inverse-dynamics"}), (real_only, both)):
         found = {path.name for path in made.layout.figures.iterdir()}
         assert found == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
@@ -401,17 +429,31 @@ def test_report_is_offline(either):
     text = either.layout.report.read_text(encoding="utf-8")
     page = Page(text)
     assert not page.tags & {"script", "link", "iframe", "object", "embed", "base", "form"}
-    assert page.addresses and all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert page.addresses and all(address.startswith("data:image/") for address in page.addresses)
     assert "url(" not in text and "@import" not in text and "http-equiv" not in text
 
 
 def test_report_shows_every_figure_and_the_whole_config(either):
     text = either.layout.report.read_text(encoding="utf-8")
-    pictures = Page(text).addresses
+    pictures = [address for address in Page(text).addresses if address.startswith("data:image/png;base64,")]
     assert len(pictures) == len(set(pictures)) == len(list(either.layout.figures.glob("*.png")))
     assert open_sealed(either.layout.tables, "tables").digest in text
     for line in ("policy_noise: 0.2", "sampling_steps: 3", "evaluate_every: 4"):
         assert line in text
+
+
+def test_report_shows_an_episode_of_each_learner(results, real_only):
+    skipped = choose_renderer() is not None
+    for made, expected in ((results, 0 if skipped else 1), (real_only, 0)):
+        page = Page(made.layout.report.read_text(encoding="utf-8"))
+        films = [address for address in page.addresses if address.startswith("data:image/gif;base64,")]
+        assert len(films) == expected
+        (run,) = filmed_runs(made.experiment.matrix())
+        assert run.augmentation == ("dawm" if made is results else "real")
+        sealed = open_sealed(made.layout.film(run), "film")
+        assert (sealed.metadata["skipped"] is None) == bool(expected)
+        for address in films:
+            assert base64.b64decode(address.partition(",")[2]) == sealed.read("episode.gif")
 
 
 @pytest.mark.parametrize(

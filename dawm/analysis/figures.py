@@ -47,7 +47,12 @@ ALGORITHMS = {"td3_bc": "TD3+BC", "iql": "IQL", "bc": "BC", "bc_10": "10 % BC"}
 def draw_all(tables: Path, output: Path) -> None:
     """Writes every figure that the tables have data for."""
     sealed = open_sealed(tables, "tables")
-    figures: dict[str, Callable[[Sealed], Figure]] = {"learning-curves": learning_curves, "scores": score_intervals}
+    figures: dict[str, Callable[[Sealed], Figure]] = {
+        "learning-curves": learning_curves,
+        "scores": score_intervals,
+        "values": values_against_scores,
+        "batches": batch_composition,
+    }
     if len(sealed.read("fidelity.csv").split(b"\n")) > 2:
         figures["fidelity"] = fidelity_by_horizon
     if len(sealed.read("inverse_dynamics.csv").split(b"\n")) > 2:
@@ -113,6 +118,44 @@ def score_intervals(sealed: Sealed) -> Figure:
         axes.set_xlabel("normalised score" if scored else "return of the last evaluation")
         axes.grid(axis="y", visible=False)
         axes.set_title(f"{dataset}, {ALGORITHMS.get(algorithm, algorithm)}")
+    return figure
+
+
+def values_against_scores(sealed: Sealed) -> Figure:
+    """What critics expect against what policies earn: a line per seed through its evaluations, a dot at the last."""
+    curves, colors = read_csv(sealed, "learning_curves.csv"), arm_colors(sealed)
+    figure, panels = grid(curves)
+    for (dataset, algorithm), axes in panels.items():
+        chosen = curves[(curves["dataset"] == dataset) & (curves["algorithm"] == algorithm)]
+        quantity = "normalized_score" if chosen["normalized_score"].notna().any() else "return_mean"
+        for arm, group in chosen.groupby("augmentation", sort=False):
+            for place, (_, run) in enumerate(group.groupby("seed")):
+                label = arm if place == 0 else None
+                axes.plot(run[quantity], run["q"], color=colors[arm], alpha=0.45, linewidth=0.9, label=label)
+                axes.plot(run[quantity].iloc[-1:], run["q"].iloc[-1:], "o", color=colors[arm], markersize=4)
+        if chosen["q"].isna().all():
+            axes.text(0.5, 0.5, "has no critic", ha="center", color=GREY, transform=axes.transAxes)
+        axes.set_title(f"{dataset}, {ALGORITHMS.get(algorithm, algorithm)}")
+        axes.set_ylabel("mean Q of batches")
+    label_grid(panels, "normalised score")
+    return figure
+
+
+def batch_composition(sealed: Sealed) -> Figure:
+    """Share of real rows in the batches, as they were drawn: one line per seed."""
+    curves, colors = read_csv(sealed, "learning_curves.csv"), arm_colors(sealed)
+    figure, panels = grid(curves, height=2.0)
+    for (dataset, algorithm), axes in panels.items():
+        chosen = curves[(curves["dataset"] == dataset) & (curves["algorithm"] == algorithm)]
+        for arm, group in chosen.groupby("augmentation", sort=False):
+            for place, (_, run) in enumerate(group.groupby("seed")):
+                label = arm if place == 0 else None
+                axes.plot(run["step"], run["real_share"], color=colors[arm], linewidth=1, label=label)
+        axes.set_ylim(-0.05, 1.05)
+        axes.set_title(f"{dataset}, {ALGORITHMS.get(algorithm, algorithm)}")
+        axes.set_ylabel("real share")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
+    label_grid(panels, "gradient steps")
     return figure
 
 

@@ -11,11 +11,13 @@ import yaml
 
 from dawm import __version__
 from dawm.analysis.fidelity import REAL, STILL
+from dawm.analysis.figures import ALGORITHMS
+from dawm.analysis.film import FILM
 from dawm.analysis.tables import read_csv
 from dawm.config import Experiment, as_mapping, plain
 from dawm.data.files import read_bytes, write_text
 from dawm.data.sealed import Sealed, open_sealed
-from dawm.layout import Layout, synthetic_sets
+from dawm.layout import Layout, Run, filmed_runs, synthetic_sets
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -42,6 +44,7 @@ def write_report(results: Path, experiment: Experiment) -> None:
         synthetic_rows=sum(sealed.metadata["rows"] for sealed in synthetic),
         synthetic_shards=sum(len(sealed.files) for sealed in synthetic),
         figures={path.stem: picture(path) for path in sorted(layout.figures.glob("*.png"))},
+        films={title(run): gif(layout.film(run)) for run in filmed_runs(matrix)},
         versions=tables.provenance["versions"],
         digest=tables.digest,
         config=yaml.safe_dump(plain(as_mapping(experiment)), sort_keys=False, allow_unicode=True),
@@ -99,6 +102,16 @@ def readable(tables: Sealed, name: str) -> list[dict]:
 
 def picture(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(read_bytes(path)).decode()
+
+
+def title(run: Run) -> str:
+    return f"{run.dataset}, {ALGORITHMS.get(run.algorithm, run.algorithm)}, {run.augmentation}, seed {run.seed}"
+
+
+def gif(folder: Path) -> str | None:
+    """The film of a policy; none where none could be drawn."""
+    sealed = open_sealed(folder, "film")
+    return "data:image/gif;base64," + base64.b64encode(sealed.read(FILM)).decode() if FILM in sealed.files else None
 
 
 def number(value: float | None, digits: int = 1) -> str:

@@ -19,6 +19,7 @@ from dawm.layout import Layout, Run, runs, synthetic_sets
 
 LAST_EVALUATIONS = 10
 GROUP = ["experiment", "dataset", "algorithm", "augmentation"]
+MEANS = ["q", "real_share"]
 TABLES = ["datasets", "fidelity", "inverse_dynamics", "learning_curves", "scores", "summary"]
 
 
@@ -38,7 +39,7 @@ def write_tables(results: Path, matrix: Matrix) -> None:
         "datasets": pd.DataFrame([dataset_row(name, sealed) for name, sealed in datasets.items()]),
         "scores": scores,
         "summary": pd.DataFrame(summary_rows(scores)),
-        "learning_curves": pd.concat([named(table, run) for run, table in evaluations.items()]),
+        "learning_curves": pd.concat([curve(run, policies[run], table) for run, table in evaluations.items()]),
         "fidelity": assessed(assessments, "fidelity.csv"),
         "inverse_dynamics": assessed(assessments, "inverse_dynamics.csv"),
     }
@@ -57,6 +58,14 @@ def write_tables(results: Path, matrix: Matrix) -> None:
             inputs=inputs,
             metadata={"runs": len(policies)},
         )
+
+
+def curve(run: Run, sealed: Sealed, evaluations: pd.DataFrame) -> pd.DataFrame:
+    """A run's evaluations, with the means since the one before of the learner's Q, where it has one, and real share."""
+    metrics = read_csv(sealed, "metrics.csv")
+    since = pd.cut(metrics["step"], [0, *evaluations["step"]], labels=False)
+    means = metrics.groupby(since)[[name for name in MEANS if name in metrics]].mean()
+    return named(evaluations.join(means.reindex(columns=MEANS)), run)
 
 
 def check_scales(datasets: dict[str, Sealed]) -> None:

@@ -183,9 +183,12 @@ class PolicyTraining:
         return members
 
     def update(self, step: int) -> Mapping[str, Tensor]:
+        """One gradient step; its metrics and the share of real rows that was really drawn."""
         self.learner.schedule(step, self.settings)
+        numbers = self.mixture.draws.at(step)
         with self.compute.precise():
-            return self.gradient_step(self.mixture.draws.at(step), self.noise.at(step), step)
+            metrics = self.gradient_step(numbers, self.noise.at(step), step)
+        return {**metrics, "real_share": (numbers < self.mixture.real_rows).float().mean(-1)}
 
     def _gradient_step(self, numbers: Tensor, noise: Tensor, step: int) -> dict[str, Tensor]:
         return self.learner.update(self.mixture.gather(numbers), noise, step, self.settings)

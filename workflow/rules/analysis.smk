@@ -193,10 +193,35 @@ rule figures:
         "exec python -m dawm figures --tables {params.tables:q} --output {params.folder:q} 2> {log:q}"
 
 
+rule film:
+    input:
+        seal_of(policy_folder("{dataset}", "{algorithm}", "{augmentation}", "{seed}")),
+    output:
+        seal_of(layout.film(Run("{dataset}", "{algorithm}", "{augmentation}", "{seed}"))),
+    log:
+        inside(logs, "film", "{dataset}", "{algorithm}", "{augmentation}", "seed-{seed}.log"),
+    benchmark:
+        inside(benchmarks, "film", "{dataset}", "{algorithm}", "{augmentation}", "seed-{seed}.tsv")
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        version=1,
+        policy=lambda wildcards: policy_folder(**wildcards),
+        folder=lambda wildcards: layout.film(Run(**wildcards)),
+    shell:
+        "exec python -m dawm film --policy {params.policy:q} --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
+
+
 rule report:
     input:
         seal_of(layout.tables),
         figure_files(),
+        [seal_of(layout.film(run)) for run in filmed_runs(matrix)],
         module("analysis/report.py"),
         module("analysis/report.html.j2"),
     output:

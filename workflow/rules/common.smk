@@ -10,7 +10,17 @@ sys.path.insert(0, workflow.basedir)
 
 from dawm.config import Experiment, as_mapping, read
 from dawm.errors import InputError
-from dawm.layout import Layout, Run, all_synthetic_sets, runs, shard_name, steerings, synthetic_sets, trained_models
+from dawm.layout import (
+    Layout,
+    Run,
+    all_synthetic_sets,
+    filmed_runs,
+    runs,
+    shard_name,
+    steerings,
+    synthetic_sets,
+    trained_models,
+)
 
 # `python` in a rule is the one that runs Snakemake, unless a conda environment is active; the package comes from here.
 shell.prefix(
@@ -190,6 +200,6 @@ def table_files():
 
 def figure_files():
     used = [experiment.generators[name] for name in matrix.generators()]
-    names = ["learning-curves", "scores"] + (["fidelity"] if used else [])
+    names = ["learning-curves", "scores", "values", "batches"] + (["fidelity"] if used else [])
     names += ["inverse-dynamics"] if any(recipe.inverse_dynamics is not None for recipe in used) else []
     return [str(layout.figures / f"{name}.{kind}") for name in names for kind in ("png", "pdf")]
