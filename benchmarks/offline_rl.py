@@ -285,7 +285,7 @@ def measure_opening(rows: int) -> Iterator[dict[str, Any]]:
             "    words = line.split()\n"
             "    if '-' in words[0]: inside = words[-1].endswith('.float32')\n"
             "    elif inside and words[0] == 'Pss:': share += int(words[1]) * 1024\n"
-            "print(share, table.rows.nbytes)"
+            "print(share, table.rows.nbytes, flush=True); sys.stdin.readline()"
         )
         command = [sys.executable, "-c", program, str(ROOT), str(folder)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "DAWM_CACHE": str(Path(work) / "cache")}
@@ -300,7 +300,13 @@ def measure_opening(rows: int) -> Iterator[dict[str, Any]]:
             for process in started:
                 times.append([float(word) for word in process.stdout.readline().split()])
                 process.stdout.readline()
-            ends = [process.communicate("\n")[0].split() for process in started]
+            ends = []
+            for process in started:  # all of them are there while each one tells its share
+                process.stdin.write("\n")
+                process.stdin.flush()
+                ends.append(process.stdout.readline().split())
+            for process in started:
+                process.communicate("\n")
             yield {
                 "what": "opening",
                 "rows": rows,

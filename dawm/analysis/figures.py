@@ -127,7 +127,8 @@ def values_against_scores(sealed: Sealed) -> Figure:
     figure, panels = grid(curves)
     for (dataset, algorithm), axes in panels.items():
         chosen = curves[(curves["dataset"] == dataset) & (curves["algorithm"] == algorithm)]
-        quantity = "normalized_score" if chosen["normalized_score"].notna().any() else "return_mean"
+        scored = chosen["normalized_score"].notna().any()
+        quantity = "normalized_score" if scored else "return_mean"
         for arm, group in chosen.groupby("augmentation", sort=False):
             for place, (_, run) in enumerate(group.groupby("seed")):
                 label = arm if place == 0 else None
@@ -136,8 +137,8 @@ def values_against_scores(sealed: Sealed) -> Figure:
         if chosen["q"].isna().all():
             axes.text(0.5, 0.5, "has no critic", ha="center", color=GREY, transform=axes.transAxes)
         axes.set_title(f"{dataset}, {ALGORITHMS.get(algorithm, algorithm)}")
-        axes.set_ylabel("mean Q of batches")
-    label_grid(panels, "normalised score")
+        axes.set(xlabel="normalised score" if scored else "return", ylabel="mean Q of batches")
+    label_arms(panels)
     return figure
 
 
@@ -243,4 +244,8 @@ def grid(table: pd.DataFrame, height: float = 2.9) -> tuple[Figure, dict[tuple[s
 def label_grid(panels: dict[tuple[str, str], Axes], x: str) -> None:
     for axes in panels.values():
         axes.set_xlabel(x)
+    label_arms(panels)
+
+
+def label_arms(panels: dict[tuple[str, str], Axes]) -> None:
     list(panels.values())[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
