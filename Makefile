@@ -49,7 +49,8 @@ config-reference: setup
 # What README.md and the docs quote of the quickstart.
 publish: run
 	mkdir -p results/published/quickstart/tables results/published/quickstart/figures
-	cp results/quickstart/tables/*.csv results/quickstart/tables/*.json results/published/quickstart/tables/
+	cp results/quickstart/tables/*.csv results/quickstart/tables/*.json results/quickstart/tables/*.png \
+		results/published/quickstart/tables/
 	cp results/quickstart/figures/*.png results/published/quickstart/figures/
 	cp results/quickstart/report.html results/published/quickstart/
 

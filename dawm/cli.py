@@ -429,7 +429,7 @@ def _tables(parsed: argparse.Namespace) -> None:
 
 
 def _timings(parsed: argparse.Namespace) -> None:
-    from dawm.analysis.tables import write_timings
+    from dawm.analysis.timings import write_timings
     from dawm.config import Matrix
 
     write_timings(parsed.results, _settings(parsed, Matrix), parsed.output)

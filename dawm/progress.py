@@ -1,4 +1,4 @@
-"""Progress of long jobs: one line of step, rate and time left every few seconds, fit for a log file."""
+"""Progress of long jobs: one line of step, rate since the last line and time left every few seconds, fit for a log."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ class Progress:
     def __init__(self, what: str, total: int, start: int = 0, interval: float = 5.0) -> None:
         self.what, self.total, self.interval = what, total, interval
         self.step = self.first = start
+        self.told = start
         self.began = self.printed = time.monotonic()
 
     def advance(self, count: int = 1, note: str = "") -> None:
@@ -20,11 +21,12 @@ class Progress:
             return  # looking at the clock costs more than a simulator's small step
         now = time.monotonic()
         if now - self.printed >= self.interval or self.step >= self.total:
-            self.printed = now
-            rate = (self.step - self.first) / max(now - self.began, 1e-9)
-            left = (self.total - self.step) / max(rate, 1e-9)
+            recent = (self.step - self.told) / max(now - self.printed, 1e-9)
+            whole = (self.step - self.first) / max(now - self.began, 1e-9)
+            left = (self.total - self.step) / max(whole, 1e-9)
+            self.printed, self.told = now, self.step
             share = 100 * self.step // max(self.total, 1)
-            line = f"{self.what}: {self.step}/{self.total} ({share} %), {rate:,.0f}/s, {_clock(left)} left"
+            line = f"{self.what}: {self.step}/{self.total} ({share} %), {recent:,.0f}/s, {_clock(left)} left"
             print(f"{line}{', ' if note else ''}{note}", file=sys.stderr, flush=True)
 
 

@@ -20,7 +20,8 @@ from dawm.analysis.fidelity import assess
 from dawm.analysis.figures import draw_all
 from dawm.analysis.film import film_policy
 from dawm.analysis.report import number, write_report
-from dawm.analysis.tables import check_scales, write_tables, write_timings
+from dawm.analysis.tables import check_scales, write_tables
+from dawm.analysis.timings import write_timings
 from dawm.config import EnvironmentSettings, Experiment, ExportSettings, read
 from dawm.data.export import export
 from dawm.data.sealed import open_sealed
@@ -333,7 +334,17 @@ def test_timings_come_from_the_benchmark_files_that_are_there(results, tmp_path)
         path = tmp_path / "benchmarks" / f"{name}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(head + values + "\n")
-    write_timings(tmp_path, results.experiment.matrix(), tmp_path / "timings.csv")
+    log = tmp_path / "logs" / "train-policy" / "hopper" / "td3_bc" / "dawm" / "seed-4.log"
+    log.parent.mkdir(parents=True)
+    lines = ("640/2000 (32 %), 1,280/s, 0:01 left, critic_loss 0.2", "2000/2000 (100 %), 990/s, 0:00 left")
+    log.write_text("\n".join(f"policy seed 4: {line}" for line in lines))
+    write_timings(tmp_path, results.experiment.matrix(), tmp_path)
+    assert (tmp_path / "rates.csv").read_text().splitlines() == [
+        "job,step,steps_per_second",
+        "hopper/td3_bc/dawm/seed-4,640,1280",
+        "hopper/td3_bc/dawm/seed-4,2000,990",
+    ]
+    assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "timings.csv").read_text().splitlines() == [
         "stage,job,wall_seconds,cpu_seconds,max_rss_mib",
         "export,hopper,1.5,1.25,200.25",

@@ -59,11 +59,11 @@ def planned(folder: Path) -> set[str]:
 def files(folder: Path) -> dict[str, bytes]:
     """What must be the same bytes each time: everything but logs, wall times and the scheduler's own notes."""
     results = folder / "results" / "tiny"
-    skipped = {"logs", "benchmarks"}
+    skipped, measured = {"logs", "benchmarks"}, {"timings.csv", "rates.csv", "rates.png"}
     return {
         str(path.relative_to(results)): path.read_bytes()
         for path in sorted(results.rglob("*"))
-        if path.is_file() and path.relative_to(results).parts[0] not in skipped and path.name != "timings.csv"
+        if path.is_file() and path.relative_to(results).parts[0] not in skipped and path.name not in measured
     }
 
 

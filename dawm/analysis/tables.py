@@ -175,29 +175,6 @@ def assessed(assessments: dict[tuple[str, str, int], Sealed], file: str) -> pd.D
     return pd.concat(parts).drop_duplicates() if parts else pd.DataFrame()
 
 
-def write_timings(results: Path, matrix: Matrix, output: Path) -> None:
-    """Wall and CPU time of every computing job, from Snakemake's benchmark files; these differ from run to run."""
-    rows = []
-    names = [f"export/{dataset}" for dataset in matrix.datasets]
-    for dataset, generator, seed in synthetic_sets(matrix):
-        models = ("world-model", "inverse-dynamics", "forward-dynamics", "cloned-policy")
-        stages = (*(f"train-{model}" for model in models), "synthesize", "assess")
-        names += [f"{stage}/{dataset}/{generator}/seed-{seed}" for stage in stages]
-    names += [f"train-policy/{run.slug}" for run in runs(matrix)]
-    folder = results / "benchmarks"
-    for arm in dict.fromkeys(Path("train-policy", run.slug).parent for run in runs(matrix)):  # seeds that shared a job
-        names += [f"{arm}/{path.stem}" for path in sorted((folder / arm).glob("seeds-*.tsv"))]
-    for name in names:
-        # The shards of one synthetic data set are jobs of their own, in a folder of its name.
-        for path in [folder / f"{name}.tsv", *sorted((folder / name).glob("*.tsv"))]:
-            if path.is_file():
-                row = pd.read_csv(path, sep="\t", na_values="-").iloc[0]
-                stage, _, job = path.relative_to(folder).with_suffix("").as_posix().partition("/")
-                rows.append((stage, job, row["s"], row["cpu_time"], row["max_rss"]))
-    columns = ["stage", "job", "wall_seconds", "cpu_seconds", "max_rss_mib"]
-    write_table(output, pd.DataFrame(rows, columns=columns))
-
-
 def read_csv(sealed: Sealed, name: str) -> pd.DataFrame:
     return pd.read_csv(io.BytesIO(sealed.read(name)))
 

@@ -149,7 +149,7 @@ rule timings:
     input:
         seal_of(layout.tables),
     output:
-        str(layout.tables / "timings.csv"),
+        [str(layout.tables / name) for name in ("timings.csv", "rates.csv", "rates.png")],
     log:
         inside(logs, "timings.log"),
     benchmark:
@@ -164,9 +164,10 @@ rule timings:
     params:
         settings=text(matrix),
         folder=layout.root,
+        output=layout.tables,
     shell:
         "exec python -m dawm timings --results {params.folder:q} --settings {params.settings:q}"
-        " --output {output:q} 2> {log:q}"
+        " --output {params.output:q} 2> {log:q}"
 
 
 rule figures:
