@@ -144,8 +144,8 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def cell(values: np.ndarray) -> str:
-    if not len(values):
-        return "–"
+    if len(values) < 2:
+        return f"{values[0]:.1f}" if len(values) else "–"
     low, high = bootstrap_interval(values, np.mean, seed=0)
     return f"{values.mean():.1f} ({low:.1f} to {high:.1f})"
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from dawm.compute import Compute
-from dawm.config import ComputeSettings
+from dawm.config import ComputeSettings, Experiment, TD3BCSettings, read
+from dawm.environments.tasks import TASKS
+from dawm.layout import Layout
+from dawm.offline_rl.training import train_policy
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -68,7 +73,11 @@ def test_a_gpu_is_asked_for_every_case_and_for_each_arithmetic(world_model: Modu
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize(
-    "command", [["sh", "benchmarks/gpu.sh"], [sys.executable, "benchmarks/world_model.py", "--device", "cuda"]]
+    "command",
+    [
+        ["sh", "benchmarks/gpu.sh"],
+        *([sys.executable, f"benchmarks/{name}.py", "--device", "cuda"] for name in ("world_model", "offline_rl")),
+    ],
 )
 def test_without_a_gpu_the_gpu_benchmarks_say_so(command: list[str]) -> None:
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -80,3 +89,106 @@ def test_frontier_is_what_nothing_beats_in_both() -> None:
     study = load("cost_study")
     cost, error = pd.Series([1.0, 2.0, 3.0, 4.0, 2.0]), pd.Series([4.0, 2.0, 2.5, 1.0, 2.0])
     assert study.frontier(cost, error) == [True, True, False, True, True]
+
+
+# --- learners -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def offline_rl(world_model: ModuleType) -> ModuleType:
+    return load("offline_rl")
+
+
+def test_a_gradient_step_is_counted_in_flops_of_its_products(offline_rl: ModuleType) -> None:
+    """TD3+BC, Hopper: critic's targets, three products per layer of both critics, and every second step the actor's."""
+    b, h, o, a = 256, 256, 11, 3
+
+    def forward(inputs: int, outputs: int) -> float:
+        return 2 * b * (inputs * h + h * h + h * outputs)
+
+    critic, actor = forward(o + a, 1), forward(o, a)
+    first = 2 * b * (o + a) * h  # no gradient by a critic's inputs where its weights are learned
+    targets = actor + 2 * critic
+    critics = 2 * (critic + 2 * critic - first)
+    actors = actor + critic + (critic - first + 2 * b * a * h) + (2 * actor - 2 * b * o * h)
+    found = offline_rl.Steps(offline_rl.Case("td3_bc", rows=1000)).flops()
+    assert found == pytest.approx(targets + critics + actors / 2, rel=1e-3)
+
+
+@pytest.mark.parametrize("learner", ["td3_bc", "iql"])
+def test_timed_steps_are_gradient_steps_of_all_seeds(offline_rl: ModuleType, learner: str) -> None:
+    case = offline_rl.Case(learner, hidden=8, batch_size=16, rows=100, seeds=3)
+    steps = offline_rl.Steps(case)
+    before = [value.clone() for value in steps.learner.critic.layers]
+    steps.run(2)
+    assert len(before[0]) == 6
+    for old, new in zip(before, steps.learner.critic.layers, strict=True):
+        assert (old != new).flatten(1).any(1).all()
+    (row,) = offline_rl.measure_scaling([case], "cpu", 3)
+    assert row["seed_steps_per_second"] == 3 * row["steps_per_second"] > 0 and row["seeds"] == 3
+
+
+def test_opening_is_measured_from_files_of_its_own(offline_rl: ModuleType) -> None:
+    first, again, both = offline_rl.measure_opening(20_000)
+    assert first["seconds"] > 0 and again["processes"] == 1 and both["processes"] == 2
+    assert both["share_of_float32"] == pytest.approx(1, abs=0.05)
+
+
+# --- against d3rlpy -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def agreement() -> ModuleType:
+    return load("agreement")
+
+
+def their_snapshot(path: Path, seed: int) -> list[np.ndarray]:
+    """As benchmarks/d3rlpy_training.py writes it, for Hopper."""
+    rng = np.random.default_rng(seed)
+    shapes = [(8, 11), (8,), (8, 8), (8,), (3, 8), (3,)]
+    weights = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, *weights, mean=np.arange(11.0), std=np.arange(1.0, 12.0))
+    return weights
+
+
+def test_d3rlpys_actor_acts_in_our_layers_as_in_its_own(agreement: ModuleType, tmp_path: Path) -> None:
+    w = their_snapshot(tmp_path / "0000010.npz", 0)
+    observation = np.random.default_rng(1).standard_normal((5, 11)) * 10
+    x = (observation - np.arange(11)) / np.arange(1, 12)
+    for weight, bias in zip(w[:4:2], w[1:4:2], strict=True):
+        x = np.maximum(x @ weight.T + bias, 0)
+    found = agreement.their_policy(tmp_path / "0000010.npz", TASKS["hopper"]).act(observation)
+    np.testing.assert_allclose(found, np.tanh(x @ w[4].T + w[5]), rtol=1e-4, atol=1e-5)
+
+
+def test_both_sides_stand_in_one_table_and_finished_rows_are_kept(
+    agreement: ModuleType, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = {"hidden": 8, "batch_size": 8, "gradient_steps": 4, "evaluate_every": 2, "evaluation_episodes": 2}
+    values = {
+        "experiment": "both",
+        "seeds": [0, 1],
+        "datasets": {"hopper": {"source": "local/hopper-medium-replay"}},
+        "augmentations": {"real": {"real_fraction": 1.0}},
+        "algorithms": {"td3_bc": learner},
+    }
+    experiment, layout = read(Experiment, values, "here"), Layout(tmp_path)
+    shutil.copytree(dataset, layout.dataset("hopper"))
+    for run in agreement.runs_of(experiment):
+        train_policy("td3_bc", dataset, None, TD3BCSettings(**learner), 1.0, layout.policy(run), run.seed)
+    first = next(iter(agreement.runs_of(experiment)))
+    for step in (2, 4):
+        their_snapshot(agreement.folder_of(layout, first) / f"{step:07d}.npz", step)
+    nothing = pd.DataFrame(columns=["dataset", "algorithm", "seed", "code"])
+    assert set(agreement.scores(experiment, layout, nothing)["code"]) == {"dawm"}  # d3rlpy's run is not finished
+    (agreement.folder_of(layout, first) / "seconds.json").write_text("{}")
+    table = agreement.scores(experiment, layout, nothing)
+    assert table[["seed", "code"]].to_numpy().tolist() == [[0, "dawm"], [0, "d3rlpy"], [1, "dawm"]]
+    ours = pd.read_csv(layout.policy(first) / "evaluations.csv")["normalized_score"]
+    assert table["last"][0] == ours.iloc[-1] and table["mean10"][0] == pytest.approx(ours.mean())
+    monkeypatch.setattr(agreement, "their_scores", None)  # not called for a row that is known
+    again = agreement.scores(experiment, layout, table)
+    pd.testing.assert_frame_equal(again, table)
+    line = agreement.markdown(table).splitlines()[-1]
+    assert line.startswith("| hopper | td3_bc | 2 and 1 | ") and f"{table['mean10'][1]:.1f} | " in line
