@@ -5,7 +5,8 @@
 
 Imports nothing of dawm (d3rlpy pins another gymnasium). DATA.hdf5 is what `python -m dawm export-to d4rl-hdf5` writes.
 Every `--snapshot-every` steps the actor and the scaler of its observations go to FOLDER/STEP.npz, which
-benchmarks/agreement.py lets act; FOLDER/seconds.json has the CPU time of all steps, the snapshots' included.
+benchmarks/agreement.py lets act; FOLDER/seconds.json has the CPU time of loading, of training with all that surrounds
+the steps, and of a step once they run.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from d3rlpy.logging import NoopAdapterFactory
 from d3rlpy.optimizers import AdamFactory
 from d3rlpy.optimizers.lr_schedulers import CosineAnnealingLRFactory
 from d3rlpy.preprocessing import ReturnBasedRewardScaler, StandardObservationScaler
+
+WARM_UP = 20
 
 
 def read(path: Path) -> d3rlpy.dataset.MDPDataset:
@@ -70,6 +73,7 @@ def main() -> None:
     dataset, algo = read(parsed.data), algorithm(parsed.algorithm, parsed.steps)
     algo.build_with_dataset(dataset)
     loaded = time.process_time()
+    times: list[float] = []
     algo.fit(
         dataset,
         n_steps=parsed.steps,
@@ -77,9 +81,15 @@ def main() -> None:
         logger_adapter=NoopAdapterFactory(),
         show_progress=False,
         save_interval=parsed.steps,
+        callback=lambda *_: times.append(time.process_time()),
         epoch_callback=lambda algo, _, step: save(parsed.output / f"{step:07d}.npz", algo),
     )
-    seconds = {"steps": parsed.steps, "loading": loaded - began, "training": time.process_time() - loaded}
+    seconds = {
+        "steps": parsed.steps,
+        "loading": loaded - began,
+        "training": time.process_time() - loaded,
+        "seconds_per_step": (times[-1] - times[WARM_UP]) / (len(times) - 1 - WARM_UP),
+    }
     (parsed.output / "seconds.json").write_text(json.dumps(seconds) + "\n")
 
 

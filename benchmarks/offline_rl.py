@@ -44,7 +44,7 @@ from dawm.offline_rl.td3_bc import TD3BC
 DIMENSIONS = {"hopper": (11, 3), "halfcheetah": (17, 6)}
 LEARNERS: dict[str, tuple[Any, LearnerSettings]] = {"td3_bc": (TD3BC, TD3BCSettings()), "iql": (IQL, IQLSettings())}
 ROUNDS = 5
-ROWS = 200_000
+ROWS = 1_000_000  # as in D4RL's medium sets
 
 
 @dataclass(frozen=True)
@@ -143,12 +143,12 @@ def write_hdf5(path: Path, task: str) -> None:
 
 
 def their_rate(python: str, data: Path, case: Case, count: int, work: Path) -> float:
-    """d3rlpy's steps per CPU-second in its own training loop, loading not counted."""
+    """d3rlpy's steps per CPU-second in its own training loop, once it runs."""
     script = [python, ROOT / "benchmarks" / "d3rlpy_training.py", data, "--algorithm", case.learner]
     options = ["--steps", count, "--snapshot-every", count, "--output", work / "d3rlpy"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([str(word) for word in (*script, *options)], check=True, capture_output=True, env=environment)
-    return count / json.loads((work / "d3rlpy" / "seconds.json").read_text())["training"]
+    return 1 / json.loads((work / "d3rlpy" / "seconds.json").read_text())["seconds_per_step"]
 
 
 # --- measurements -------------------------------------------------------------------------------------------------
@@ -180,30 +180,27 @@ def measure_steps(cases: list[Case], python: str | None, count: int) -> Iterator
     for case, one in steps.items():
         flops = one.flops()
         ours = found["dawm", case]
-        row = {
-            "what": "step",
-            **facts(case),
-            "flops_per_step": flops,
-            "steps_per_second": statistics.median(ours),
-            "lowest": min(ours),
-            "highest": max(ours),
-            "share_of_peak": statistics.median(ours) * flops / peak,
-            "sampling_share": statistics.median(ours) / statistics.median(found["sampling", case]),
-        }
-        if python:
-            theirs = found["d3rlpy", case]
-            row |= {
-                "d3rlpy_steps_per_second": statistics.median(theirs),
-                "d3rlpy_lowest": min(theirs),
-                "d3rlpy_highest": max(theirs),
-                "ratio": statistics.median(a / b for a, b in zip(ours, theirs, strict=True)),
+        for system in ("dawm", "d3rlpy")[: 2 if python else 1]:
+            rates = found[system, case]
+            yield {
+                "what": "step",
+                "system": system,
+                **facts(case),
+                "flops_per_step": flops,
+                "steps_per_cpu_second": statistics.median(rates),
+                "lowest": min(rates),
+                "highest": max(rates),
+                "share_of_peak": statistics.median(rates) * flops / peak,
+                "slower_than_dawm": statistics.median(a / b for a, b in zip(ours, rates, strict=True)),
             }
-        yield row
+        share = statistics.median(ours) / statistics.median(found["sampling", case])
+        yield {"what": "sampling", **facts(case), "share_of_step": share}
 
 
 def facts(case: Case) -> dict[str, Any]:
-    values = {key: value for key, value in dataclasses.asdict(case).items() if key != "compute"}
-    return values | {"precision": case.compute.settings.precision, "compile": case.compute.settings.compile}
+    values = {name: getattr(case, name) for name in ("learner", "hidden", "batch_size", "rows", "seeds")}
+    how = case.compute.settings
+    return {"dimensions": case.task, "threads": 1, **values, "precision": how.precision, "compile": how.compile}
 
 
 def measure_scaling(cases: list[Case], device: str, count: int) -> Iterator[dict[str, Any]]:
@@ -215,12 +212,13 @@ def measure_scaling(cases: list[Case], device: str, count: int) -> Iterator[dict
     for _ in range(3):
         for one, rates in zip(steps, found, strict=True):
             rates.append(rate(one.run, count, device))
+    unit = "second" if device == "cuda" else "cpu_second"
     for case, rates in zip(cases, found, strict=True):
         yield {
             "what": "scaling",
             **facts(case),
-            "steps_per_second": statistics.median(rates),
-            "seed_steps_per_second": statistics.median(rates) * case.seeds,
+            f"steps_per_{unit}": statistics.median(rates),
+            f"seed_steps_per_{unit}": statistics.median(rates) * case.seeds,
         }
 
 
@@ -356,7 +354,7 @@ def measure_run() -> Iterator[dict[str, Any]]:
                 "cpu_seconds": total,
                 "update_share": times["update"] / total,
                 "evaluation_share": times["evaluate"] / total,
-                "steps_per_second": shorter.gradient_steps / total,
+                "steps_per_cpu_second": shorter.gradient_steps / total,
             }
 
 

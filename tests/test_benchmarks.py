@@ -125,7 +125,7 @@ def test_timed_steps_are_gradient_steps_of_all_seeds(offline_rl: ModuleType, lea
     for old, new in zip(before, steps.learner.critic.layers, strict=True):
         assert (old != new).flatten(1).any(1).all()
     (row,) = offline_rl.measure_scaling([case], "cpu", 3)
-    assert row["seed_steps_per_second"] == 3 * row["steps_per_second"] > 0 and row["seeds"] == 3
+    assert row["seed_steps_per_cpu_second"] == 3 * row["steps_per_cpu_second"] > 0 and row["seeds"] == 3
 
 
 def test_opening_is_measured_from_files_of_its_own(offline_rl: ModuleType) -> None:

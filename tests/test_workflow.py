@@ -167,7 +167,7 @@ def test_a_changed_setting_reruns_what_depends_on_it(finished: Path) -> None:
     values["algorithms"]["iql"]["expectile"] = 0.8
     try:
         config.write_text(yaml.safe_dump(values))
-        assert planned(finished) == {"train_policy", "tables", "timings", "figures", "report", "all"}
+        assert planned(finished) == {"train_policy", "film", "tables", "timings", "figures", "report", "all"}
         values["generators"]["dawm"]["synthesis"]["guidance"] = 2.0
         config.write_text(yaml.safe_dump(values))
         assert {"synthesize", "seal_synthetic", "assess"} <= planned(finished)
@@ -224,7 +224,7 @@ def test_the_default_config_does_not_leak_into_another(finished: Path) -> None:
 def test_without_a_config_file_the_quickstart_runs(finished: Path) -> None:
     run = snakemake(finished, "--dry-run", "--config", "experiment=renamed", config=None)
     assert run.returncode == 0, run.stderr
-    assert "results/renamed/policies/hopper-medium-replay/td3_bc/dawm/seed-2/policy.safetensors" in run.stdout
+    assert "results/renamed/policies/hopper-medium-replay/td3_bc/dawm/seed-2/provenance.json" in run.stdout
 
 
 @pytest.mark.parametrize("config", sorted(path.name for path in (ROOT / "config").glob("*.yaml")))
@@ -455,7 +455,8 @@ def test_recipes_without_inverse_dynamics_run_to_the_report(tmp_path: Path) -> N
     fidelity = pd.read_csv(results / "tables" / "fidelity.csv")
     assert set(fidelity.loc[fidelity["augmentation"] == "one_step", "horizon_step"]) == {0, 1, 2, 3, 4}
     assert (results / "tables" / "inverse_dynamics.csv").read_text().strip() == ""
-    assert {path.stem for path in (results / "figures").iterdir()} == {"learning-curves", "scores", "fidelity"}
+    drawn = {path.stem for path in (results / "figures").iterdir()}
+    assert drawn == {"learning-curves", "scores", "values", "batches", "fidelity"}
     assert "Inverse dynamics</h2>" not in (results / "report.html").read_text()
     timings = pd.read_csv(results / "tables" / "timings.csv")["stage"].value_counts()
     assert timings["train-cloned-policy"] == timings["train-forward-dynamics"] == 1 and timings["assess"] == 2
