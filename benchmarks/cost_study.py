@@ -18,7 +18,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from matplotlib.ticker import NullFormatter
-from world_model import PUBLISHED, ROOT, Case, measure_samplers
+from measuring import PUBLISHED, ROOT
+from world_model import Case, measure_samplers
 
 from dawm.analysis.fidelity_page import pooled
 from dawm.analysis.figures import COLORS, GREY, STYLE, save

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from world_model import PUBLISHED, ROOT
+from measuring import PUBLISHED, ROOT
 
 from dawm.analysis.fidelity_page import pooled
 from dawm.analysis.tables import write_table

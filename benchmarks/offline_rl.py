@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,14 +21,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from measuring import PUBLISHED, ROOT, clock, matrix_peak, write_results
 from torch.utils.flop_counter import FlopCounterMode
-from world_model import PUBLISHED, ROOT, clock, matrix_peak
 
 from dawm.compute import CPU, Compute
 from dawm.config import ComputeSettings, IQLSettings, LearnerSettings, TD3BCSettings
@@ -416,18 +414,8 @@ def main() -> None:
     for row in on_a_cpu(parsed.d3rlpy) if parsed.device == "cpu" else on_a_gpu():
         rows.append(row)
         print(printed([row]), flush=True)
-    machine = {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if parsed.device == "cuda" else None,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "numpy")},
-    }
-    output = parsed.output or PUBLISHED / f"offline_rl-{parsed.device}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
     command = f"python benchmarks/offline_rl.py{' --d3rlpy PYTHON' if parsed.d3rlpy else ''}"
-    command += " --device cuda" if parsed.device == "cuda" else ""
-    output.write_text(json.dumps({"command": command, "machine": machine, "rows": rows}, indent=1) + "\n")
+    write_results(parsed.output or PUBLISHED / f"offline_rl-{parsed.device}.json", command, parsed.device, rows)
 
 
 if __name__ == "__main__":

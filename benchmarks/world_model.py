@@ -20,20 +20,18 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import PUBLISHED, ROOT, clock, matrix_peak, write_results
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -42,8 +40,6 @@ from dawm.config import ComputeSettings, WorldModelSettings
 from dawm.world_model.model import WorldModel
 from dawm.world_model.noise import trajectory_noise
 
-ROOT = Path(__file__).resolve().parents[1]
-PUBLISHED = ROOT / "results" / "published" / "benchmarks"
 OBSERVATION_DIM, ACTION_DIM, WINDOW = 11, 3, 8
 BLOCK = {"cpu": 256, "cuda": 65_536}
 ROUNDS = 7
@@ -122,26 +118,6 @@ def sampler_of(case: Case) -> Callable[[], Tensor]:
         return found.states
 
     return sample
-
-
-def clock(device: str) -> float:
-    return time.perf_counter() if device == "cuda" else time.process_time()
-
-
-def matrix_peak(compute: Compute) -> float:
-    """FLOP per second of the best square product."""
-    best, device = 0.0, compute.device
-    for size in (256, 512, 1024) if device == "cpu" else (4096, 8192):
-        left, right = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
-        for _ in range(5):
-            begun = clock(device)
-            with compute.precise():
-                for _ in range(4):
-                    left @ right
-            if device == "cuda":
-                torch.cuda.synchronize()
-            best = max(best, 4 * 2 * size**3 / (clock(device) - begun))
-    return best
 
 
 def measure_samplers(device: str, found: list[Case]) -> list[dict[str, Any]]:
@@ -279,18 +255,8 @@ def main() -> None:
     if parsed.device == "cpu":
         with tempfile.TemporaryDirectory() as work:
             rows += measure_stage(Path(work), [250_000, 1_000_000, 5_000_000] if parsed.large else [250_000])
-    machine = {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if parsed.device == "cuda" else None,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "numpy")},
-    }
-    output = parsed.output or PUBLISHED / f"world_model-{parsed.device}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
     command = f"python benchmarks/world_model.py{' --large' if parsed.large else ''}"
-    command += " --device cuda" if parsed.device == "cuda" else ""
-    output.write_text(json.dumps({"command": command, "machine": machine, "rows": rows}, indent=1) + "\n")
+    write_results(parsed.output or PUBLISHED / f"world_model-{parsed.device}.json", command, parsed.device, rows)
     print(table(rows, "CPU-second" if parsed.device == "cpu" else "second"))
 
 

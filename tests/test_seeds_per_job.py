@@ -68,6 +68,19 @@ def kill_at(step: int, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PolicyTraining, "update", update)
 
 
+def noted_trainings(patch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The seeds of each training, as they come."""
+    trained: list[list[int]] = []
+    whole = PolicyTraining.run
+
+    def noted(self: PolicyTraining) -> Any:
+        trained.append([job.seed for job in self.jobs])
+        return whole(self)
+
+    patch.setattr(PolicyTraining, "run", noted)
+    return trained
+
+
 @pytest.mark.parametrize("algorithm", SETTINGS)
 def test_seeds_end_as_they_would_alone(
     run: Callable[..., None], dataset: Path, synthetic: Path, tmp_path: Path, algorithm: str
@@ -136,14 +149,7 @@ def test_finished_seeds_are_kept_although_the_scheduler_took_their_seals(
     run(tmp_path, [0, 1])
     first = {seed: contents(tmp_path / seed) for seed in ("0", "1")}
     (tmp_path / "0" / "provenance.json").unlink()
-    trained: list[list[int]] = []
-    whole = PolicyTraining.run
-
-    def noted(self: PolicyTraining) -> Any:
-        trained.append([job.seed for job in self.jobs])
-        return whole(self)
-
-    monkeypatch.setattr(PolicyTraining, "run", noted)
+    trained = noted_trainings(monkeypatch)
     run(tmp_path, [0, 1, 2])
     assert trained == [[2]]
     assert {seed: contents(tmp_path / seed) for seed in first} == first
@@ -164,14 +170,7 @@ def test_what_is_not_whole_or_of_other_code_is_trained_again(
         content = bytearray((tmp_path / "0" / what).read_bytes())
         content[len(content) // 2] ^= 1
         (tmp_path / "0" / what).write_bytes(content)
-    trained: list[list[int]] = []
-    whole = PolicyTraining.run
-
-    def noted(self: PolicyTraining) -> Any:
-        trained.append([job.seed for job in self.jobs])
-        return whole(self)
-
-    monkeypatch.setattr(PolicyTraining, "run", noted)
+    trained = noted_trainings(monkeypatch)
     run(tmp_path, [0, 1])
     assert trained == ([[0, 1]] if what == "other code" else [[0]])
     for seed in first:

@@ -251,6 +251,16 @@ def test_the_slurm_profile_plans_the_same_jobs(tmp_path: Path) -> None:
     assert re.search(r"^train_policy\s+8$", run.stdout + run.stderr, re.M)
 
 
+def test_seeds_that_share_a_job_get_the_gpu_that_the_profile_gives_to_each(tmp_path: Path) -> None:
+    folder = clone(tmp_path)
+    (folder / "tiny.yaml").write_text((folder / "tiny.yaml").read_text() + "\ncompute: {seeds_per_job: 2}\n")
+    run = snakemake(folder, "--dry-run", "--workflow-profile", "profiles/slurm")
+    assert run.returncode == 0, run.stderr
+    blocks = re.findall(r"^rule train_policy_seeds_0_to_3:$(.*?)^\s+resources: ([^\n]*)$", run.stdout, re.M | re.S)
+    assert len(blocks) == 4
+    assert all("slurm_partition=gpu" in resources and "gpu=1" in resources for _, resources in blocks)
+
+
 def test_a_bad_config_stops_snakemake_with_one_sentence(tmp_path: Path) -> None:
     folder = clone(tmp_path)
     values = yaml.safe_load((folder / "tiny.yaml").read_text())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def learning_curves(sealed: Sealed) -> Figure:
     colors = arm_colors(sealed)
     figure, panels = grid(curves)
     for (dataset, algorithm), axes in panels.items():
-        chosen = curves[(curves["dataset"] == dataset) & (curves["algorithm"] == algorithm)]
+        chosen = of_panel(curves, dataset, algorithm)
         scored = chosen["normalized_score"].notna().any()
         quantity = "normalized_score" if scored else "return_mean"
         for arm, group in chosen.groupby("augmentation", sort=False):
@@ -88,7 +88,6 @@ def learning_curves(sealed: Sealed) -> Figure:
             axes.plot(steps, mean, color=color, label=arm)
         behaviour = datasets.set_index("dataset").loc[dataset, "normalized_score_mean" if scored else "return_mean"]
         axes.axhline(behaviour, color=GREY, linestyle=":", linewidth=1.2, label="mean of the data")
-        axes.set_title(f"{dataset}, {ALGORITHMS.get(algorithm, algorithm)}")
         axes.set_ylim(bottom=min(0.0, chosen[quantity].min()))
         axes.set_ylabel("normalised score" if scored else "return")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
@@ -101,7 +100,7 @@ def score_intervals(sealed: Sealed) -> Figure:
     scores, colors = read_csv(sealed, "scores.csv"), arm_colors(sealed)
     figure, panels = grid(scores, height=2.0)
     for (dataset, algorithm), axes in panels.items():
-        chosen = scores[(scores["dataset"] == dataset) & (scores["algorithm"] == algorithm)]
+        chosen = of_panel(scores, dataset, algorithm)
         arms = list(chosen["augmentation"].unique())
         scored = chosen["normalized_score_mean10"].notna().any()
         quantity = "normalized_score_mean10" if scored else "return_last"
@@ -117,7 +116,6 @@ def score_intervals(sealed: Sealed) -> Figure:
         axes.set_xlim(left=min(0.0, chosen[quantity].min()))
         axes.set_xlabel("normalised score" if scored else "return of the last evaluation")
         axes.grid(axis="y", visible=False)
-        axes.set_title(f"{dataset}, {ALGORITHMS.get(algorithm, algorithm)}")
     return figure
 
 
@@ -126,17 +124,14 @@ def values_against_scores(sealed: Sealed) -> Figure:
     curves, colors = read_csv(sealed, "learning_curves.csv"), arm_colors(sealed)
     figure, panels = grid(curves)
     for (dataset, algorithm), axes in panels.items():
-        chosen = curves[(curves["dataset"] == dataset) & (curves["algorithm"] == algorithm)]
+        chosen = of_panel(curves, dataset, algorithm)
         scored = chosen["normalized_score"].notna().any()
         quantity = "normalized_score" if scored else "return_mean"
-        for arm, group in chosen.groupby("augmentation", sort=False):
-            for place, (_, run) in enumerate(group.groupby("seed")):
-                label = arm if place == 0 else None
-                axes.plot(run[quantity], run["q"], color=colors[arm], alpha=0.45, linewidth=0.9, label=label)
-                axes.plot(run[quantity].iloc[-1:], run["q"].iloc[-1:], "o", color=colors[arm], markersize=4)
+        for run, line in lines_of_seeds(chosen, colors):
+            axes.plot(run[quantity], run["q"], alpha=0.45, linewidth=0.9, **line)
+            axes.plot(run[quantity].iloc[-1:], run["q"].iloc[-1:], "o", color=line["color"], markersize=4)
         if chosen["q"].isna().all():
             axes.text(0.5, 0.5, "has no critic", ha="center", color=GREY, transform=axes.transAxes)
-        axes.set_title(f"{dataset}, {ALGORITHMS.get(algorithm, algorithm)}")
         axes.set(xlabel="normalised score" if scored else "return", ylabel="mean Q of batches")
     label_arms(panels)
     return figure
@@ -147,14 +142,9 @@ def batch_composition(sealed: Sealed) -> Figure:
     curves, colors = read_csv(sealed, "learning_curves.csv"), arm_colors(sealed)
     figure, panels = grid(curves, height=2.0)
     for (dataset, algorithm), axes in panels.items():
-        chosen = curves[(curves["dataset"] == dataset) & (curves["algorithm"] == algorithm)]
-        for arm, group in chosen.groupby("augmentation", sort=False):
-            for place, (_, run) in enumerate(group.groupby("seed")):
-                label = arm if place == 0 else None
-                axes.plot(run["step"], run["real_share"], color=colors[arm], linewidth=1, label=label)
-        axes.set_ylim(-0.05, 1.05)
-        axes.set_title(f"{dataset}, {ALGORITHMS.get(algorithm, algorithm)}")
-        axes.set_ylabel("real share")
+        for run, line in lines_of_seeds(of_panel(curves, dataset, algorithm), colors):
+            axes.plot(run["step"], run["real_share"], linewidth=1, **line)
+        axes.set(ylim=(-0.05, 1.05), ylabel="real share")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
     label_grid(panels, "gradient steps")
     return figure
@@ -226,8 +216,19 @@ def arm_colors(sealed: Sealed) -> dict[str, str]:
     return {arm: COLORS[place % len(COLORS)] for place, arm in enumerate(arms)}
 
 
+def of_panel(table: pd.DataFrame, dataset: str, algorithm: str) -> pd.DataFrame:
+    return table[(table["dataset"] == dataset) & (table["algorithm"] == algorithm)]
+
+
+def lines_of_seeds(curves: pd.DataFrame, colors: dict[str, str]) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
+    """Each seed's rows, with its line's colour, and a label for the first seed of an arm."""
+    for arm, group in curves.groupby("augmentation", sort=False):
+        for place, (_, run) in enumerate(group.groupby("seed")):
+            yield run, {"color": colors[str(arm)], "label": arm if place == 0 else None}
+
+
 def grid(table: pd.DataFrame, height: float = 2.9) -> tuple[Figure, dict[tuple[str, str], Axes]]:
-    """One panel per data set (rows) and learner (columns)."""
+    """One panel per data set (rows) and learner (columns), with its title."""
     datasets, algorithms = list(table["dataset"].unique()), list(table["algorithm"].unique())
     figure, axes = plt.subplots(
         len(datasets),
@@ -236,9 +237,12 @@ def grid(table: pd.DataFrame, height: float = 2.9) -> tuple[Figure, dict[tuple[s
         squeeze=False,
         layout="constrained",
     )
-    return figure, {
-        (dataset, algorithm): axes[i, j] for i, dataset in enumerate(datasets) for j, algorithm in enumerate(algorithms)
-    }
+    panels = {}
+    for i, dataset in enumerate(datasets):
+        for j, algorithm in enumerate(algorithms):
+            panels[dataset, algorithm] = axes[i, j]
+            axes[i, j].set_title(f"{dataset}, {ALGORITHMS.get(algorithm, algorithm)}")
+    return figure, panels
 
 
 def label_grid(panels: dict[tuple[str, str], Axes], x: str) -> None:

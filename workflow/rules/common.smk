@@ -144,6 +144,11 @@ def rule_of(seeds):
     return "train_policy" if "{seed}" in seeds else f"train_policy_{group_name(seeds)}".replace("-", "_")
 
 
+# What a profile sets for `train_policy` holds for groups of seeds too, whose names it cannot know. Before the first rule.
+given = workflow.resource_settings.overwrite_resources
+given |= {rule_of(seeds): given["train_policy"] for seeds in policy_groups() if "train_policy" in given}
+
+
 def policy_folder(dataset, algorithm, augmentation, seed):
     return layout.policy(Run(dataset, algorithm, augmentation, seed))
 
