@@ -110,8 +110,9 @@ def write_blocks(
     write_shard(output / shard_name(shard, settings.shards), result, shard_digest(inputs, settings, shard), facts)
 
 
-def rows_of(steps: Steps, stay: torch.Tensor, source: np.ndarray) -> Transitions:
-    """The table of the steps that stay, bool [B, S]; source [B]: the real rows that the trajectories grew from."""
+def rows_of(steps: Steps, stay: torch.Tensor, source: np.ndarray, discount: np.ndarray | float = 1.0) -> Transitions:
+    """The table of the steps that stay, bool [B, S]; source [B]: the real rows that the trajectories grew from;
+    discount: of those rows where they are no terminals."""
     batch, length = stay.shape
     keep = stay.cpu().numpy().ravel()
     terminal = steps.terminal.cpu().numpy().ravel()[keep]
@@ -125,7 +126,7 @@ def rows_of(steps: Steps, stay: torch.Tensor, source: np.ndarray) -> Transitions
         action=flat(steps.action),
         reward=flat(steps.reward)[:, 0],
         next_observation=flat(steps.next_observation),
-        discount=np.where(terminal, 0, 1).astype(np.float32),
+        discount=np.where(terminal, 0, discount).astype(np.float32),
         terminal=terminal,
         timeout=np.zeros(count, dtype=bool),
         episode=np.full(count, NOT_APPLICABLE, np.int32),
@@ -177,7 +178,8 @@ def seal_shards(output: Path, settings: SynthesisSettings, inputs: Mapping[str, 
                 "conditional": conditional,
                 "rows": rows,
                 "terminals": terminals,
-                "n_step": 1,
+                "n_step": 1 if settings.expansion is None else settings.expansion.steps,
                 **corrected,
+                **({} if settings.expansion is None else {"expansion": as_mapping(settings.expansion)}),
             },
         )

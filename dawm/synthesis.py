@@ -31,6 +31,7 @@ from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.data.windows import wanted_returns
 from dawm.errors import InputError
+from dawm.expansion import expanded, spans
 from dawm.forward_dynamics import ForwardDynamics, load_forward_dynamics
 from dawm.inverse_dynamics import InverseDynamics, load_inverse_dynamics
 from dawm.world_model.model import Imagined, WorldModel
@@ -167,7 +168,11 @@ def synthesize_blocks(
         noise = trajectory_noise(settings.seed, rows, draws, shape)
         imagined = imagine(model, settings, observation, action, return_to_go, noise)
         given = action if model.settings.conditional else None
-        return complete(imagined, parts.inverse_dynamics, given, source, kept, corrector)
+        steps, stay, tally = complete(imagined, parts.inverse_dynamics, given, kept, corrector)
+        if settings.expansion is None:
+            return rows_of(steps, stay, source), tally
+        span = spans(settings.expansion, settings.seed, rows, draws)
+        return rows_of_expanded(steps, stay, source, span, settings.expansion.discount), tally
 
 
 def imagine(
@@ -196,15 +201,13 @@ def complete(
     imagined: Imagined,
     inverse_dynamics: InverseDynamics | None,
     action: Tensor | None,
-    source: np.ndarray,
     kept: np.ndarray,
     corrector: Corrector | None = None,
-) -> tuple[Transitions, Counter[str]]:
-    """One-step transitions of imagined windows, cut after a terminal: with the actions that were imagined, or else
-    with inferred ones after the given first; and the tally of those that the corrector dropped.
+) -> tuple[Steps, Tensor, Counter[str]]:
+    """The steps of imagined windows, with the actions that were imagined, or else with inferred ones after the given
+    first; which of them stay, bool [B, S]: up to a terminal and as the corrector says; the tally of what it dropped.
 
-    action [B, act_dim] (None: the first is inferred too) and source [B] belong to the starts; kept [B] says which
-    trajectories count.
+    action [B, act_dim] belongs to the starts (None: the first is inferred too); kept [B] says which trajectories count.
     """
     observation, successor = imagined.states[:, :-1], imagined.states[:, 1:]
     if imagined.actions is not None:
@@ -218,9 +221,14 @@ def complete(
     padding = torch.from_numpy(~kept)[:, None].to(successor.device)
     steps = Steps(observation, actions, imagined.rewards, successor, imagined.terminals, imagined.terminals, padding)
     if corrector is None:
-        return rows_of(steps, steps.counts, source), Counter()
-    steps, stay, tally = corrector.apply(steps)
-    return rows_of(steps, stay, source), tally
+        return steps, steps.counts, Counter()
+    return corrector.apply(steps)
+
+
+def rows_of_expanded(steps: Steps, stay: Tensor, source: np.ndarray, span: Tensor, discount: float) -> Transitions:
+    """n-step transitions of the trajectories whose first step stays."""
+    whole, there, discounts = expanded(steps, stay, span, discount)
+    return rows_of(whole, there, source, discounts)
 
 
 def seal_synthetic(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dawm.blocks import BLOCK
+from dawm.blocks import BLOCK, rows_of
 from dawm.config import InverseDynamicsSettings, RequestSettings, SynthesisSettings
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import Transitions, concatenate, parse_shard, read_transitions
@@ -264,7 +264,8 @@ def hand_made() -> tuple[Imagined, torch.Tensor, np.ndarray]:
 def test_trajectory_ends_with_its_first_terminal(inverse_dynamics: Path) -> None:
     windows, action, source = hand_made()
     model, _ = load_inverse_dynamics(inverse_dynamics)
-    found, _ = complete(windows, model, action, source, np.ones(4, dtype=bool))
+    steps, stay, _ = complete(windows, model, action, np.ones(4, dtype=bool))
+    found = rows_of(steps, stay, source)
     assert found.source_row.tolist() == [40, 40, 40, 10, 30, 30, 20, 20, 20]
     assert found.horizon_step.tolist() == [1, 2, 3, 1, 1, 2, 1, 2, 3]
     assert found.terminal.tolist() == [False, False, False, True, False, True, False, False, True]
@@ -281,7 +282,8 @@ def test_trajectory_ends_with_its_first_terminal(inverse_dynamics: Path) -> None
 def test_padding_of_the_last_block_is_not_written(inverse_dynamics: Path) -> None:
     windows, action, source = hand_made()
     model, _ = load_inverse_dynamics(inverse_dynamics)
-    found, _ = complete(windows, model, action, source, np.array([True, False, True, False]))
+    steps, stay, _ = complete(windows, model, action, np.array([True, False, True, False]))
+    found = rows_of(steps, stay, source)
     assert found.source_row.tolist() == [40, 40, 40, 30, 30]
 
 

@@ -77,6 +77,8 @@ def obstacle(oracle: Oracle, synthetic: Sealed) -> str | None:
         return f"{oracle.task.environment}: the simulator's state does not follow from its observations"
     if not synthetic.metadata.get("conditional", True):
         return "single transitions from nowhere make no rollout"
+    if synthetic.metadata.get("expansion") is not None:
+        return "an n-step transition does not tell what is between its ends"
     return None
 
 

@@ -108,7 +108,9 @@ def assess(
     grown = imagined
     if imagined_seal.metadata.get("conditional", True):
         grown = imagined.take(held_out_rows_of_sources(imagined, held_out))
-    groups = {(REAL, 0): real, (STILL, 0): still_copy(real)} | {(name, step): g for step, g in by_step(grown).items()}
+    groups = {(REAL, 0): real, (STILL, 0): still_copy(real)}
+    if imagined_seal.metadata.get("expansion") is None:  # no one step leads to an n-step transition's successor
+        groups |= {(name, step): group for step, group in by_step(grown).items()}
 
     rows = []
     for (arm, step), group in groups.items():

@@ -22,6 +22,7 @@ from dawm.config.experiment import (
 from dawm.config.generation import (
     ClonedPolicySettings,
     CorrectionSettings,
+    ExpansionSettings,
     ForwardDynamicsSettings,
     InverseDynamicsSettings,
     RequestSettings,
@@ -55,6 +56,7 @@ __all__ = [
     "ComputeSettings",
     "CorrectionSettings",
     "EnvironmentSettings",
+    "ExpansionSettings",
     "Experiment",
     "ExportSettings",
     "ForwardDynamicsSettings",

@@ -236,6 +236,20 @@ class RequestSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpansionSettings:
+    """Rollouts written as n-step transitions from their real starts, DWM's value expansion."""
+
+    steps: int = setting("n, steps that one transition spans, if its rollout has as many", minimum=1)
+    discount: float = setting("γ of the rewards' sum; learners must have the same", 0.99, minimum=0, maximum=1)
+    weight: float | None = setting(
+        "λ: n is drawn up to `steps`, so that the mean target is the λ-return; null: always `steps`",
+        None,
+        minimum=0,
+        maximum=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SynthesisSettings:
     """Stage `synthesize`: trajectories sampled from real (s, a). A one-step model needs no sampler and no request."""
 
@@ -260,6 +274,9 @@ class SynthesisSettings:
     request: RequestSettings = setting("the return-to-go that is asked for", RequestSettings)
     seed: int = setting("seed of the drawn starts and of the noise", 0, minimum=0)
     correction: CorrectionSettings = setting("what happens to them before they are written", CorrectionSettings)
+    expansion: ExpansionSettings | None = setting(
+        "one n-step transition of each rollout instead of its one-step ones; null: none", None
+    )
 
     def __post_init__(self) -> None:
         if not self.sigma_min < self.sigma_max:

@@ -27,6 +27,7 @@ from dawm.config.experiment import (
 from dawm.config.generation import (
     ClonedPolicySettings,
     CorrectionSettings,
+    ExpansionSettings,
     ForwardDynamicsSettings,
     InverseDynamicsSettings,
     RequestSettings,
@@ -66,6 +67,7 @@ def key_table() -> str:
             ThresholdSettings,
         ),
         ("generators.NAME.synthesis.request", RequestSettings),
+        ("generators.NAME.synthesis.expansion", ExpansionSettings),
         ("augmentations.NAME", AugmentationSettings),
         ("algorithms.td3_bc", TD3BCSettings),
         ("algorithms.iql", IQLSettings),
