@@ -1,6 +1,6 @@
 """What an error costs, for every denoiser, width, sampler and number of steps of config/cost-study.yaml.
 
-    snakemake --cores 2 --configfile config/cost-study.yaml -- fidelity      # trains and judges (hours on 2 cores)
+    snakemake --cores 2 --configfile config/cost-study.yaml -- fidelity      # 40 minutes on one core
     python benchmarks/cost_study.py                                          # times the samplers, writes the study
 
 Writes results/published/cost-study/{cost.csv, cost.md, cost.png}. The error is the pooled one of `fidelity`,

@@ -6,11 +6,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from dawm.analysis.fidelity import assess
+from dawm.analysis.fidelity_page import markdown
+from dawm.analysis.fidelity_page import page as fidelity_figure
 from dawm.config import AssessmentSettings, ExpansionSettings, SynthesisSettings, TD3BCSettings
 from dawm.correction import Steps
 from dawm.data.export_to import export_to
@@ -144,6 +148,13 @@ def test_learner_with_another_discount_refuses_them(two_steps: Path, dataset: Pa
 
 def test_only_the_reference_rows_are_judged(two_steps: Path, parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
     assess(parts[0], two_steps, parts[2], AssessmentSettings(rows=30, best_action_rows=0), tmp_path, "dwm")
+    table = pd.read_csv(tmp_path / "fidelity.csv").assign(dataset="hopper", world_model_seed=0)
+    assert "| dwm |" not in (page := markdown(table)) and "| hopper | nothing moves |" in page
+    own = table[table["augmentation"] == "nothing_moves"].assign(augmentation="dawm", horizon_step=0)
+    both = pd.concat([table, own])
+    drawn = fidelity_figure(both, {"dwm": "#000000", "dawm": "#0072B2"})
+    assert [label.get_text() for label in drawn.axes[2].get_yticklabels()] == ["dawm"]
+    plt.close(drawn)
     lines = [line.split(",") for line in (tmp_path / "fidelity.csv").read_text().splitlines()[1:]]
     assert {line[0] for line in lines if not line[2].startswith("action_error")} == {"real_held_out", "nothing_moves"}
 

@@ -261,6 +261,25 @@ def test_seeds_that_share_a_job_get_the_gpu_that_the_profile_gives_to_each(tmp_p
     assert all("slurm_partition=gpu" in resources and "gpu=1" in resources for _, resources in blocks)
 
 
+@pytest.mark.parametrize(
+    ("precision", "compile", "expected"),
+    [
+        ("bf16", "default", "--precision float32 --compile none"),
+        ("tf32", "graphs", "--precision tf32 --compile graphs"),
+    ],
+)
+def test_learners_are_told_what_they_know_of_arithmetic(
+    finished: Path, tmp_path: Path, precision: str, compile: str, expected: str
+) -> None:
+    (tmp_path / "how.yaml").write_text(f"compute: {{precision: {precision}, compile: {compile}}}\n")
+    options = ["--dry-run", "--forceall", "--printshellcmds", "--configfile", "tiny.yaml", str(tmp_path / "how.yaml")]
+    run = snakemake(finished, *options, config=None)
+    assert run.returncode == 0, run.stderr
+    lines = [line for line in run.stdout.splitlines() if "python -m dawm train-policy" in line]
+    assert len(lines) == 8 and all(expected in line for line in lines)
+    assert f"--precision {precision} --compile {compile}" in run.stdout  # the models'
+
+
 def test_a_bad_config_stops_snakemake_with_one_sentence(tmp_path: Path) -> None:
     folder = clone(tmp_path)
     values = yaml.safe_load((folder / "tiny.yaml").read_text())

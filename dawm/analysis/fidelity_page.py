@@ -88,7 +88,8 @@ def pooled(table: pd.DataFrame) -> pd.DataFrame:
 
 def arms_of(table: pd.DataFrame, dataset: str) -> list[str]:
     """Real data first, then the generators, then "nothing moves"."""
-    found = table.loc[table["dataset"] == dataset, "augmentation"].unique()
+    judged = (table["dataset"] == dataset) & (table["quantity"] == "state_error")  # n-step transitions are not
+    found = table.loc[judged, "augmentation"].unique()
     return [REAL, *(arm for arm in found if arm not in NAMES), STILL]
 
 
@@ -130,13 +131,14 @@ def page(table: pd.DataFrame, colors: dict[str, str]) -> Figure:
     numbers = pooled(table)
     for row, dataset in zip(grid, datasets, strict=True):
         chosen = numbers[numbers["dataset"] == dataset]
-        by_horizon(row[0], table[table["dataset"] == dataset], colors)
+        judged = {arm: colors[arm] for arm in arms_of(table, dataset) if arm in colors}
+        by_horizon(row[0], table[table["dataset"] == dataset], judged)
         row[0].set_title(dataset)
-        parts_of_error(row[1], chosen, colors)
+        parts_of_error(row[1], chosen, judged)
         row[1].set_title("where the error comes from")
-        beside_real(row[2], chosen, "correlation_distance", colors)
+        beside_real(row[2], chosen, "correlation_distance", judged)
         row[2].set_title("distance of the correlations")
-        beside_real(row[3], chosen, "novelty", colors)
+        beside_real(row[3], chosen, "novelty", judged)
         row[3].set_title("novelty")
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))

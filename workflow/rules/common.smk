@@ -56,8 +56,9 @@ def text(settings):
 
 
 COMPUTE = ["--precision", experiment.compute.precision, "--compile", experiment.compute.compile]
-# What learners have of it.
-LEARNER_COMPUTE = [word for word in COMPUTE if word not in ("bf16", "default")]
+# Learners know no mixed precision and no compiled networks; where models have those, they compute plainly.
+LEARNER_COMPUTE = ["--precision", "tf32" if experiment.compute.precision == "tf32" else "float32"]
+LEARNER_COMPUTE += ["--compile", "graphs" if experiment.compute.compile == "graphs" else "none"]
 
 
 def inside(folder, *names):
