@@ -43,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
             made.add_argument(f"--{option}", **_OPTIONS[option])
         return made
 
-    command("export", _export, "make a sealed data set from a source", "settings", "output")
+    made = command("export", _export, "make a sealed data set from a source", "settings", "output")
+    made.add_argument("--parent", type=Path, help="folder of the data set that the source part/NAME is a part of")
     made = command("inspect", _inspect, "describe a data set and replay some of it in its simulator", "settings")
     made.add_argument("dataset", help="a sealed folder, an HDF5 file or a source such as d4rl/hopper-medium-v2")
     made.add_argument("--environment", metavar="ID", help="gymnasium's id, for a file that does not tell it")
@@ -216,7 +217,7 @@ def _export(parsed: argparse.Namespace) -> None:
     from dawm.config import ExportSettings
     from dawm.data.export import export
 
-    export(_settings(parsed, ExportSettings), parsed.output)
+    export(_settings(parsed, ExportSettings), parsed.output, parsed.parent)
 
 
 def _inspect(parsed: argparse.Namespace) -> int:

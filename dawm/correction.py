@@ -20,6 +20,7 @@ from dawm.config import CorrectionSettings
 from dawm.data.sealed import Sealed
 from dawm.data.transitions import Transitions, held_out_rows
 from dawm.dynamics import Pairs, usable_pairs
+from dawm.environments.oracle import Oracle
 from dawm.environments.tasks import Task, task_of_metadata
 from dawm.errors import InputError
 from dawm.forward_dynamics import ForwardDynamics
@@ -29,6 +30,7 @@ from dawm.randomness import generator
 REAL_ROWS = 4096
 CANDIDATES, DROPPED, REST = "candidates", "dropped", "rest_of_trajectory"
 TERMINALS, TERMINALS_DROPPED = "terminals", "terminals_dropped"
+HIDDEN_STATE = "hidden_state"
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,31 @@ def drop(bad: Mapping[str, Tensor], counts: Tensor, how: str) -> tuple[Tensor, C
     return counts & ~lost, tally
 
 
+def as_in_the_simulator(oracle: Oracle, steps: Steps, stay: Tensor) -> Steps:
+    """The steps that stay, bool [B, S], with the true successor, reward and terminal of their own (ŝ, â); those must
+    tell the simulator's state. Where trajectories end stays as it was."""
+    chosen = stay.cpu().numpy()
+    true = oracle.step(*(part.double().cpu().numpy()[chosen] for part in (steps.observation, steps.action)))
+
+    def replaced(values: Tensor, true_values: np.ndarray) -> Tensor:
+        result = values.clone()
+        result[stay] = torch.from_numpy(true_values).to(values)
+        return result
+
+    return replace(
+        steps,
+        next_observation=replaced(steps.next_observation, true.next_observation),
+        reward=replaced(steps.reward, true.reward),
+        terminal=replaced(steps.terminal, true.terminal),
+    )
+
+
 @dataclass(frozen=True)
 class Corrector:
     """Everything that decides what happens to a block: settings, models, task and thresholds.
 
-    thresholds: the largest allowed score by name; low, high [obs_dim]: the range of states, None where it is not asked.
+    thresholds: the largest allowed score by name; low, high [obs_dim]: the range of states, None where it is not asked;
+    oracle: the true simulator, None where it is not asked.
     """
 
     settings: CorrectionSettings
@@ -116,6 +138,7 @@ class Corrector:
     thresholds: Mapping[str, float]
     low: Tensor | None = None
     high: Tensor | None = None
+    oracle: Oracle | None = None
 
     @classmethod
     def prepare(
@@ -143,7 +166,8 @@ class Corrector:
                 scores = score(name, forward, inverse, real.observation, real.action, real.next_observation)
                 thresholds[name] = float(np.quantile(scores.cpu().numpy(), threshold.quantile))
         low, high = widened_range(transitions.take(usable & ~held_out), settings.range_margin, device)
-        return cls(settings, forward, inverse, task, thresholds, low, high)
+        oracle = None if settings.oracle == "none" else Oracle(task)
+        return cls(settings, forward, inverse, task, thresholds, low, high, oracle)
 
     @torch.inference_mode()
     def apply(self, steps: Steps) -> tuple[Steps, Tensor, Counter[str]]:
@@ -164,6 +188,13 @@ class Corrector:
         steps = with_terminals(steps, self.settings.terminals, self.task)
         stay, tally = drop(bad, steps.counts, self.settings.drop)
         terminals = steps.terminal & steps.counts
+        if self.oracle is not None:
+            told = self.oracle.checkable(steps.observation.flatten(0, 1).double().cpu().numpy())
+            hidden = stay & ~torch.from_numpy(told).to(stay.device).view_as(stay)
+            stay, tally[HIDDEN_STATE] = stay & ~hidden, int(hidden.sum())
+            tally[DROPPED] += tally[HIDDEN_STATE]
+            if self.settings.oracle == "replace":
+                steps = as_in_the_simulator(self.oracle, steps, stay)
         tally[TERMINALS], tally[TERMINALS_DROPPED] = int(terminals.sum()), int((terminals & ~stay).sum())
         return steps, stay, tally
 
@@ -189,6 +220,11 @@ def refuse(
         raise InputError(
             f"correction.terminals: no termination function of {task.environment} is known for {settings.terminals!r}; "
             "give `termination` in the data set's environment or use 'learned'"
+        )
+    if settings.oracle != "none" and task.layout is None:
+        raise InputError(
+            f"correction.oracle: expected 'none' for {task.environment}, whose observations do not tell the "
+            f"simulator's state, found {settings.oracle!r}"
         )
 
 

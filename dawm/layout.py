@@ -107,7 +107,7 @@ def runs(matrix: Matrix) -> Iterator[Run]:
     """Every RL run, in the order of the tables."""
     for dataset in matrix.datasets:
         for algorithm in matrix.algorithms:
-            for augmentation in matrix.augmentations:
+            for augmentation in matrix.arms_of(algorithm):
                 for seed in matrix.seeds:
                     yield Run(dataset, algorithm, augmentation, seed)
 
@@ -115,9 +115,9 @@ def runs(matrix: Matrix) -> Iterator[Run]:
 def filmed_runs(matrix: Matrix) -> Iterator[Run]:
     """The runs that the report shows in motion: of each learner one, on the first data set, with synthetic transitions
     where an arm has them."""
-    arms = sorted(matrix.augmentations, key=lambda name: matrix.augmentations[name].generator is None)
     for algorithm in matrix.algorithms:
-        yield Run(matrix.datasets[0], algorithm, arms[0], matrix.seeds[0])
+        arms = sorted(matrix.arms_of(algorithm), key=lambda name: matrix.augmentations[name].generator is None)
+        yield from (Run(matrix.datasets[0], algorithm, arm, matrix.seeds[0]) for arm in arms[:1])
 
 
 def synthetic_sets(matrix: Matrix) -> Iterator[tuple[str, str, int]]:

@@ -52,7 +52,7 @@ from dawm.config import (
     read,
 )
 from dawm.errors import InputError
-from dawm.layout import runs, synthetic_sets
+from dawm.layout import filmed_runs, runs, synthetic_sets
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = sorted((ROOT / "config").glob("*.yaml"))
@@ -280,6 +280,27 @@ def test_joint_recipe_needs_no_inverse_dynamics():
 def test_arm_of_an_unknown_generator_is_refused(refused):
     message = refused(changed("augmentations.joint", {"real_fraction": 0.5}))
     assert message == "augmentations.joint.generator: expected one of dawm, found joint"
+
+
+def test_parts_are_of_whole_data_sets_of_the_same_config(refused: Refused) -> None:
+    whole = {"source": "local/hopper-medium"}
+    for name, source in (("it is not there", "part/other"), ("it is a part", "part/tenth")):
+        sets = {"hopper": whole, "tenth": {"source": "part/hopper", "fraction": 0.1}}
+        message = refused(changed("datasets", sets | {"small": {"source": source, "fraction": 0.1}}))
+        assert message == f"datasets.small.source: expected part/ and one of hopper, found {source}", name
+
+
+def test_arms_name_learners_that_there_are(refused: Refused) -> None:
+    config = changed("augmentations.dawm", {"real_fraction": 0.5, "algorithms": ["iql", "bc"]})
+    assert refused(config) == "augmentations.dawm.algorithms: expected some of td3_bc, iql, found bc"
+
+
+def test_arms_may_be_of_some_learners_alone() -> None:
+    config = changed("augmentations.dawm", {"real_fraction": 0.5, "algorithms": ["iql"]})
+    matrix = read(Experiment, config, "here").matrix()
+    found = [(run.algorithm, run.augmentation) for run in runs(matrix) if run.seed == 0]
+    assert found == [("td3_bc", "real"), ("iql", "real"), ("iql", "dawm")]
+    assert [(run.algorithm, run.augmentation) for run in filmed_runs(matrix)] == [("td3_bc", "real"), ("iql", "dawm")]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

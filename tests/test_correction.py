@@ -21,10 +21,11 @@ from dawm.config import (
     ThresholdSettings,
     read,
 )
-from dawm.correction import Corrector, Steps, correct, drop, outside, widened_range
+from dawm.correction import Corrector, Steps, correct, drop, outside, refuse, widened_range
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.dynamics import evaluated
+from dawm.environments.oracle import Oracle
 from dawm.environments.tasks import TASKS
 from dawm.errors import InputError
 from dawm.forward_dynamics import ForwardDynamics, load_forward_dynamics, train_forward_dynamics
@@ -91,6 +92,37 @@ def test_filter_judges_what_was_imagined_and_corrects_only_when_asked(mode: Any)
     assert torch.equal(steps.next_observation, expected)
     _, stay, _ = corrector(CorrectionSettings(mode=mode, residual=ThresholdSettings(value=0.005))).apply(off)
     assert not stay.any()
+
+
+# --- the simulator as a yardstick ---------------------------------------------------------------------------------
+
+
+def test_oracle_replaces_by_the_simulators_step_where_the_state_is_told() -> None:
+    """Velocities of ±10 are clipped: no state follows from them."""
+    steps = true_steps()
+    steps.observation[1, 2, 7], steps.observation[3, 0, 10] = 10.0, -10.0
+    steps.observation[2, 1, 0] = 0.5  # fallen: the simulator ends there, whatever is claimed
+    settings = CorrectionSettings(oracle="replace")
+    found, stay, tally = corrector(settings, oracle=Oracle(HOPPER)).apply(steps)
+    expected = torch.ones(6, 5, dtype=torch.bool)
+    expected[1, 2] = expected[3, 0] = False
+    assert torch.equal(stay, expected)
+    assert tally == Counter(candidates=30, dropped=2, hidden_state=2, terminals=0, terminals_dropped=0)
+    for place in torch.nonzero(stay).tolist():
+        s, a = (part[tuple(place)].double().numpy() for part in (steps.observation, steps.action))
+        true = Oracle(HOPPER).step(s[None], a[None])
+        np.testing.assert_allclose(found.next_observation[tuple(place)], true.next_observation[0], rtol=1e-6, atol=1e-6)
+        assert float(found.reward[tuple(place)]) == pytest.approx(true.reward[0], rel=1e-6)
+        assert bool(found.terminal[tuple(place)]) == true.terminal[0]
+    assert found.terminal[2, 1] and found.ended is steps.ended
+    assert torch.equal(found.next_observation[~stay], steps.next_observation[~stay])
+
+
+def test_oracle_is_refused_where_observations_do_not_tell_the_state() -> None:
+    settings = CorrectionSettings(oracle="rows")
+    task = dataclasses.replace(HOPPER, layout=None)
+    with pytest.raises(InputError, match="oracle: expected 'none' for Hopper-v4"):
+        refuse(settings, None, None, task)
 
 
 # --- filtering --------------------------------------------------------------------------------------------------
@@ -272,6 +304,26 @@ def test_shards_do_not_depend_on_their_number_with_everything_on(
         for name, column in found[0].columns().items():
             twin = other.columns()[name]
             assert (column is None and twin is None) or column.tobytes() == twin.tobytes(), name  # type: ignore[union-attr]
+
+
+def test_control_of_the_oracle_keeps_the_same_rows_as_they_were(models: Models, tmp_path: Path) -> None:
+    def made(oracle: Any) -> Transitions:
+        settings = SynthesisSettings(trajectories=300, shards=1, correction=CorrectionSettings(oracle=oracle))
+        return written(models, settings, tmp_path / oracle, forward=False)
+
+    plain, rows, true = (made(oracle) for oracle in ("none", "rows", "replace"))
+    kept = Oracle(HOPPER).checkable(plain.observation)
+    assert len(rows) == len(true) == kept.sum() > 0
+    for name, column in plain.take(kept).columns().items():
+        if column is not None:
+            np.testing.assert_array_equal(getattr(rows, name), column)
+            if name not in ("reward", "next_observation", "terminal", "discount"):
+                np.testing.assert_array_equal(getattr(true, name), column)
+    answer = Oracle(HOPPER).step(true.observation.astype(float), true.action.astype(float))
+    np.testing.assert_array_equal(true.next_observation, answer.next_observation.astype(np.float32))
+    np.testing.assert_array_equal(true.reward, answer.reward.astype(np.float32))
+    np.testing.assert_array_equal(true.terminal, answer.terminal)
+    np.testing.assert_array_equal(true.discount, 1.0 - true.terminal)
 
 
 def test_thresholds_are_quantiles_of_real_held_out_rows(

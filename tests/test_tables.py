@@ -32,7 +32,7 @@ from dawm.rendering import choose_renderer
 
 SCORES = (
     "experiment,dataset,algorithm,augmentation,seed,world_model_seed,data_fraction,real_fraction,"
-    "gradient_steps,normalized_score_last,normalized_score_mean10,return_last,episodes"
+    "gradient_steps,normalized_score_last,normalized_score_mean10,return_last,episodes,source"
 )
 FIDELITY = ["dataset", "augmentation", "horizon_step", "quantity", "value", "low", "high", "rows", "coverage"]
 # Twelve evaluations, so that the last ten are not all.
@@ -144,7 +144,7 @@ def test_scores_say_what_each_run_was(results):
         assert row["experiment"] == "tiny"
         assert row["world_model_seed"] == ("0" if augmented else "")
         assert (float(row["real_fraction"]), float(row["data_fraction"])) == (0.5 if augmented else 1.0, 1.0)
-        assert (row["gradient_steps"], row["episodes"]) == ("48", "1")
+        assert (row["gradient_steps"], row["episodes"], row["source"]) == ("48", "1", "local/hopper-medium-replay")
 
 
 def test_scores_are_those_of_the_evaluations(results):

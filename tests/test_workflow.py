@@ -17,8 +17,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from dawm.config import AssessmentSettings, SynthesisSettings, as_mapping
+from dawm.config import AssessmentSettings, SynthesisSettings, as_mapping, load_experiment
 from dawm.data.sealed import open_sealed
+from dawm.layout import runs
 from dawm.offline_rl.policy import load_policy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -232,9 +233,27 @@ def test_every_shipped_config_dry_runs(config: str, tmp_path: Path) -> None:
     folder = clone(tmp_path)
     run = snakemake(folder, "--dry-run", config=f"config/{config}")
     assert run.returncode == 0, run.stderr
-    values = yaml.safe_load((ROOT / "config" / config).read_text())
-    count = len(values["datasets"]) * len(values["seeds"]) * len(values["augmentations"]) * len(values["algorithms"])
+    count = len(list(runs(load_experiment(ROOT / "config" / config).matrix())))
     assert re.search(rf"^train_policy\s+{count}$", run.stdout + run.stderr, re.M)
+
+
+def test_a_part_is_made_of_its_whole_and_again_when_that_changes(tmp_path: Path) -> None:
+    folder = clone(tmp_path)
+    values = yaml.safe_load((folder / "tiny.yaml").read_text())
+    values["datasets"]["hopper-half"] = {"source": "part/hopper", "fraction": 0.5}
+    (folder / "part.yaml").write_text(yaml.safe_dump(values))
+    target = "results/tiny/datasets/hopper-half/provenance.json"
+    run = snakemake(folder, "--", target, config="part.yaml")
+    assert run.returncode == 0, run.stderr
+    whole, half = (
+        open_sealed(folder / "results/tiny/datasets" / name, "dataset") for name in ("hopper", "hopper-half")
+    )
+    assert half.provenance["inputs"] == {"parent": whole.digest}
+    assert 0 < half.metadata["rows"] < whole.metadata["rows"]
+    values["datasets"]["hopper"]["transitions"] = 2000
+    (folder / "part.yaml").write_text(yaml.safe_dump(values))
+    again = snakemake(folder, "--dry-run", "--", target, config="part.yaml")
+    assert re.search(r"^export\s+2$", again.stdout + again.stderr, re.M)
 
 
 def test_the_paper_matrix_is_whole() -> None:

@@ -33,7 +33,9 @@ def write_tables(results: Path, matrix: Matrix) -> None:
         check_run(run, sealed, matrix, datasets[run.dataset])
     assessments = {key: open_sealed(layout.assessment(*key), "assessment") for key in synthetic_sets(matrix)}
     evaluations = {run: read_csv(sealed, "evaluations.csv") for run, sealed in policies.items()}
-    scores = pd.DataFrame([score_row(matrix, run, policies[run], evaluations[run]) for run in policies])
+    scores = pd.DataFrame(
+        [score_row(matrix, run, policies[run], evaluations[run], datasets[run.dataset]) for run in policies]
+    )
     scores["world_model_seed"] = scores["world_model_seed"].astype("Int64")  # whole numbers beside gaps
     tables = {
         "datasets": pd.DataFrame([dataset_row(name, sealed) for name, sealed in datasets.items()]),
@@ -102,7 +104,9 @@ def check_run(run: Run, sealed: Sealed, matrix: Matrix, dataset: Sealed) -> None
         )
 
 
-def score_row(matrix: Matrix, run: Run, sealed: Sealed, evaluations: pd.DataFrame) -> dict[str, object]:
+def score_row(
+    matrix: Matrix, run: Run, sealed: Sealed, evaluations: pd.DataFrame, dataset: Sealed
+) -> dict[str, object]:
     fraction = matrix.augmentations[run.augmentation].real_fraction
     last = evaluations.iloc[-1]
     return {
@@ -112,13 +116,14 @@ def score_row(matrix: Matrix, run: Run, sealed: Sealed, evaluations: pd.DataFram
         "augmentation": run.augmentation,
         "seed": run.seed,
         "world_model_seed": matrix.world_model_seed(run.seed) if fraction < 1 else None,
-        "data_fraction": 1.0,
+        "data_fraction": dataset.metadata.get("fraction", 1.0),
         "real_fraction": fraction,
         "gradient_steps": sealed.provenance["settings"]["gradient_steps"],
         "normalized_score_last": last["normalized_score"],
         "normalized_score_mean10": evaluations["normalized_score"].tail(LAST_EVALUATIONS).mean(),
         "return_last": last["return_mean"],
         "episodes": int(last["episodes"]),
+        "source": dataset.metadata.get("parent", dataset.metadata["source"]),
     }
 
 

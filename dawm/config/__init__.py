@@ -5,6 +5,7 @@ The schema is the only judge of a config: workflow, command line, an editor and 
 
 from dawm.config.compute import ComputeSettings
 from dawm.config.data import (
+    PART,
     BoundSettings,
     EnvironmentSettings,
     ExportSettings,
@@ -45,6 +46,7 @@ from dawm.config.reference import key_table
 from dawm.config.schema import json_schema
 
 __all__ = [
+    "PART",
     "AlgorithmsSettings",
     "AnimationSettings",
     "AssessmentSettings",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from dawm.config.fields import setting
 from dawm.errors import InputError
 
+PART = "part/"
+
 
 @dataclass(frozen=True, kw_only=True)
 class BoundSettings:
@@ -50,8 +52,15 @@ class ExportSettings:
 
     source: str = setting(
         "`local/hopper-medium` and so on (collected here), `d4rl/hopper-medium-v2` and so on, `minari/ID`, `hdf5:PATH` "
-        "(a file in D4RL's layout), `random` (uniformly random actions in `environment`)",
+        "(a file in D4RL's layout), `random` (uniformly random actions in `environment`), `part/NAME` (a `fraction` of "
+        "the data set NAME of the same config)",
         minLength=1,
+    )
+    fraction: float | None = setting(
+        "of `part/NAME`: share of the episodes, drawn with `seed`, a smaller part within a larger one; null: no part",
+        None,
+        exclusiveMinimum=0,
+        maximum=1,
     )
     environment: EnvironmentSettings | None = setting("where it belongs; null: the source tells it", None)
     transitions: int | None = setting("how many to collect; null: the source's own number", None, minimum=1000)
@@ -61,6 +70,16 @@ class ExportSettings:
         "share of episodes that world model and inverse dynamics never see", 0.1, exclusiveMinimum=0, maximum=0.5
     )
     seed: int = setting("seed of collection and of the split", 0, minimum=0)
+
+    @property
+    def parent(self) -> str | None:
+        """The data set that this one is a part of."""
+        return self.source.removeprefix(PART) if self.source.startswith(PART) else None
+
+    def __post_init__(self) -> None:
+        if (self.parent is None) != (self.fraction is None):
+            expected = "null" if self.parent is None else "a share of the episodes"
+            raise InputError(f"fraction: expected {expected} for the source {self.source}, found {self.fraction}")
 
 
 @dataclass(frozen=True, kw_only=True)

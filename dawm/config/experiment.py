@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 from dawm.config.compute import ComputeSettings
 from dawm.config.data import ExportSettings, InspectionSettings
@@ -21,6 +22,9 @@ class AugmentationSettings:
         "share of real transitions per batch; 1: real only, 0: synthetic only", minimum=0, maximum=1
     )
     generator: str | None = setting("which of `generators` the others are from; null: the one of the arm's name", None)
+    algorithms: tuple[Literal["td3_bc", "iql", "bc", "bc_10"], ...] | None = setting(
+        "the learners of this arm; null: all", None, minItems=1, uniqueItems=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +100,8 @@ class Experiment:
                     f"augmentations.{name}.generator: expected one of {', '.join(self.generators) or 'generators'}, "
                     f"found {arm.generator or name}"
                 )
-        minari = [name for name, dataset in self.datasets.items() if dataset.source.startswith("minari/")]
+        self._check_parts()
+        minari = [name for name in self.datasets if self.whole(name).source.startswith("minari/")]
         if 0 < len(minari) < len(self.datasets):
             raise InputError(
                 f"datasets.{minari[0]}: Minari's data sets come from other policies and environments than D4RL's and "
@@ -104,6 +109,24 @@ class Experiment:
             )
         if not self.algorithm_names:
             raise InputError("algorithms: expected settings of at least one learner, found only null")
+        for name, arm in self.augmentations.items():
+            for learner in arm.algorithms or ():
+                if learner not in self.algorithm_names:
+                    known = ", ".join(self.algorithm_names)
+                    raise InputError(f"augmentations.{name}.algorithms: expected some of {known}, found {learner}")
+
+    def _check_parts(self) -> None:
+        for name, dataset in self.datasets.items():
+            if dataset.parent is None:
+                continue
+            wholes = [other for other, settings in self.datasets.items() if settings.parent is None]
+            if dataset.parent not in wholes:
+                known = ", ".join(wholes) or "a data set that is no part"
+                raise InputError(f"datasets.{name}.source: expected part/ and one of {known}, found {dataset.source}")
+
+    def whole(self, dataset: str) -> ExportSettings:
+        """The data set itself, or the one that it is a part of."""
+        return self.datasets[self.datasets[dataset].parent or dataset]
 
     def algorithm(self, name: str) -> LearnerSettings:
         return getattr(self.algorithms, name)
@@ -151,6 +174,10 @@ class Matrix:
     augmentations: dict[str, AugmentationSettings] = setting("the arms by name", minProperties=1)
     seeds: tuple[int, ...] = setting("RL seeds", minItems=1, uniqueItems=True)
     world_model_seeds: tuple[int, ...] = setting("world-model seeds", minItems=1, uniqueItems=True)
+
+    def arms_of(self, algorithm: str) -> list[str]:
+        """The arms that a learner is trained in."""
+        return [name for name, arm in self.augmentations.items() if algorithm in (arm.algorithms or self.algorithms)]
 
     def generators(self) -> list[str]:
         """Those that some arm takes its synthetic transitions from."""

@@ -191,6 +191,12 @@ class CorrectionSettings:
         "who says that an episode ends: the world model, the environment's termination function, or either", "learned"
     )
 
+    oracle: Literal["none", "rows", "replace"] = setting(
+        "a yardstick, no method: the true simulator's successor, reward and terminal `replace` all others, where the "
+        "state follows from the observation, and other transitions are dropped; `rows`: they are only dropped",
+        "none",
+    )
+
     @property
     def thresholds(self) -> dict[str, ThresholdSettings]:
         names = ("residual", "forward_disagreement", "action_disagreement")

@@ -19,9 +19,10 @@ from dawm.layout import shard_name
 from dawm.randomness import generator
 
 
-def export(settings: ExportSettings, output: Path) -> None:
-    """Writes `output`/shard-*.parquet, metadata.json and provenance.json (kind "dataset")."""
-    source = open_source(settings)
+def export(settings: ExportSettings, output: Path, parent: Path | None = None) -> None:
+    """Writes `output`/shard-*.parquet, metadata.json and provenance.json (kind "dataset"). parent: the folder of the
+    data set that the source is a part of."""
+    source = open_source(settings, parent)
     count = -(-source.rows // settings.rows_per_shard)
     names = [shard_name(number, count) for number in range(count)]
     tally = Tally()
@@ -40,6 +41,7 @@ def export(settings: ExportSettings, output: Path) -> None:
             files=names,
             settings=as_mapping(settings),
             seed=settings.seed,
+            inputs=source.inputs,
             metadata={
                 **source.facts,
                 **source.task.facts(),

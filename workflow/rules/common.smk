@@ -125,9 +125,18 @@ def inverse_dynamics_option(wildcards):
     return [] if folder is None else ["--inverse-dynamics", str(folder)]
 
 
-def source_file(wildcards):
-    """A user's HDF5 file is an input; where it is missing, the export says so in its own words."""
+def parent_of(wildcards):
+    """The folder of the data set that this one is a part of, if it is."""
+    parent = experiment.datasets[wildcards.dataset].parent
+    return [] if parent is None else [layout.dataset(parent)]
+
+
+def source_files(wildcards):
+    """What an export reads: a user's HDF5 file, where it is there (if not, the export says so in its own words), or the
+    data set that this one is a part of."""
     source = experiment.datasets[wildcards.dataset].source
+    if parents := parent_of(wildcards):
+        return [seal_of(folder) for folder in parents]
     path = Path(source.removeprefix("hdf5:"))
     return [str(path)] if source.startswith("hdf5:") and path.is_file() else []
 

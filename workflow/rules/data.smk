@@ -3,7 +3,7 @@
 
 rule export:
     input:
-        source_file,
+        source_files,
     output:
         metadata=inside(layout.dataset("{dataset}"), "metadata.json"),
         seal=seal_of(layout.dataset("{dataset}")),
@@ -22,8 +22,9 @@ rule export:
         version=1,
         settings=lambda wildcards: text(experiment.datasets[wildcards.dataset]),
         folder=lambda wildcards: layout.dataset(wildcards.dataset),
+        parent=lambda wildcards: [word for folder in parent_of(wildcards) for word in ("--parent", str(folder))],
     shell:
-        "exec python -m dawm export --settings {params.settings:q} --output {params.folder:q} 2> {log:q}"
+        "exec python -m dawm export --settings {params.settings:q} {params.parent:q} --output {params.folder:q} 2> {log:q}"
 
 
 rule inspect:

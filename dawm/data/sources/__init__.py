@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dawm.config import ExportSettings
+from dawm.config import PART, ExportSettings
+from dawm.data.sealed import Sealed
 from dawm.environments.tasks import Task
 from dawm.errors import InputError
 
@@ -25,20 +27,28 @@ Columns = Mapping[str, np.ndarray]
 @dataclass(frozen=True)
 class SourceData:
     """`rows` rows in the order of collection, a block at a time; the task that they belong to; facts for
-    metadata.json. What is wrong with the source is found before the first block is asked for."""
+    metadata.json; sealed folders that they come from. What is wrong with the source is found before the first block is
+    asked for."""
 
     task: Task
     rows: int
     blocks: Iterator[Columns]
     facts: Mapping[str, Any]
+    inputs: Mapping[str, Sealed] = field(default_factory=dict)
 
 
-def open_source(settings: ExportSettings) -> SourceData:
-    """The data set that `settings.source` names."""
+def open_source(settings: ExportSettings, parent: Path | None = None) -> SourceData:
+    """The data set that `settings.source` names; parent: the folder of the one that it is a part of."""
+    if settings.source.startswith(PART):
+        from dawm.data.sources.part import open_part
+
+        return open_part(settings, parent)
+    if parent is not None:
+        raise InputError(f"--parent: expected with a source {PART}NAME alone, found {settings.source}")
     kind = next((kind for kind in _SOURCES if re.match(kind, settings.source)), None)
     if kind is None:
         raise InputError(
-            "source: expected local/NAME, d4rl/NAME, minari/ID, hdf5:PATH or random (with `environment`), "
+            "source: expected local/NAME, d4rl/NAME, minari/ID, hdf5:PATH, part/NAME or random (with `environment`), "
             f"found {settings.source!r}"
         )
     for key, kinds in (("transitions", (LOCAL, RANDOM)), ("base_url", (D4RL,))):
