@@ -6,7 +6,7 @@ export TORCH_INDEX
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run suite test check config-reference publish publish-suite publish-pilot lock clean
+.PHONY: help setup run suite test check config-reference publish publish-suite publish-pilot evidence compare-evidence lock clean
 
 help:
 	@echo "make run     set up, then run the workflow (CORES=4, CONFIG=config/other.yaml; default: the quickstart)"
@@ -16,6 +16,8 @@ help:
 	@echo "make config-reference   write the config's schema and table of keys anew"
 	@echo "make publish run the quickstart and copy what the docs quote to results/published"
 	@echo "make publish-pilot   the same of the pilot: two hours"
+	@echo "make evidence   run the evidence (docs/protocol.md) and copy what the docs quote: a day on 2 cores, resumable"
+	@echo "make compare-evidence   its comparison and figures again, from the published scores alone: seconds"
 	@echo "make lock    write requirements.lock anew from pyproject.toml"
 	@echo "make clean   remove .venv and caches, never results"
 	@echo "TORCH_INDEX=ADDRESS at the first 'make run' takes torch (CPU-only or CUDA) from that package index."
@@ -51,7 +53,7 @@ publish: run
 	mkdir -p results/published/quickstart/tables results/published/quickstart/figures
 	cp results/quickstart/tables/*.csv results/quickstart/tables/*.json results/quickstart/tables/*.png \
 		results/published/quickstart/tables/
-	cp results/quickstart/figures/*.png results/published/quickstart/figures/
+	cp results/quickstart/figures/*.png results/quickstart/comparison/*.png results/published/quickstart/figures/
 	cp results/quickstart/report.html results/published/quickstart/
 
 # What docs/datasets.md quotes of the suite.
@@ -78,6 +80,20 @@ publish-pilot: setup
 	for folder in results/pilot/animations/*; do \
 		cp "$$folder"/dawm/seed-0/*.gif "results/published/fidelity/animations/$$(basename "$$folder").gif"; done
 	$(PYTHON) benchmarks/efficiency.py
+
+# What docs/results.md quotes of the evidence.
+evidence: setup
+	@sh run.sh --cores $(CORES) --configfile config/evidence.yaml
+	mkdir -p results/published/evidence/figures
+	cp results/evidence/tables/*.csv results/evidence/tables/*.json results/evidence/tables/*.png \
+		results/published/evidence/
+	cp results/evidence/figures/*.png results/evidence/figures/*.pdf results/published/evidence/figures/
+	cp results/evidence/report.html results/published/evidence/
+	$(PYTHON) -m dawm check-config config/evidence.yaml > results/published/evidence/config.yaml
+	@$(MAKE) --no-print-directory compare-evidence
+
+compare-evidence: setup
+	$(PYTHON) -m dawm compare results/published/evidence/scores.csv --output results/published/evidence/comparison
 
 lock:
 	@sh lock.sh

@@ -22,7 +22,7 @@ from measuring import PUBLISHED, ROOT
 from world_model import Case, measure_samplers
 
 from dawm.analysis.fidelity_page import pooled
-from dawm.analysis.figures import COLORS, GREY, STYLE, save
+from dawm.analysis.style import COLORS, GREY, STYLE, save
 from dawm.analysis.tables import write_table
 from dawm.config import Experiment, GeneratorSettings, load_experiment
 from dawm.data.sealed import open_sealed
@@ -136,7 +136,7 @@ def main() -> None:
     write_table(parsed.output / "cost.csv", table)
     (parsed.output / "cost.md").write_text(markdown(table))
     with plt.rc_context(STYLE):
-        save(draw(table), parsed.output / "cost.png", {"Software": None})
+        save(draw(table), parsed.output / "cost.png")
     sys.stdout.write(markdown(table))
 
 

@@ -126,6 +126,8 @@ def parser() -> argparse.ArgumentParser:
     command("steering", _steering, "set all recipes' steerings beside each other", "results", "settings")
     command("tables", _tables, "collect runs into tables/*.csv", "results", "settings")
     command("timings", _timings, "collect benchmark files into one table", "results", "settings", "output")
+    made = command("compare", _compare, "arms against each other, from one or several tables of scores", "output")
+    made.add_argument("scores", type=Path, nargs="+", help="tables scores.csv")
     command("figures", _figures, "draw all figures from the tables", "tables", "output")
     command("report", _report, "write the report page", "results", "settings")
     _add_upkeep(command)
@@ -434,6 +436,12 @@ def _timings(parsed: argparse.Namespace) -> None:
     from dawm.config import Matrix
 
     write_timings(parsed.results, _settings(parsed, Matrix), parsed.output)
+
+
+def _compare(parsed: argparse.Namespace) -> None:
+    from dawm.analysis.comparison import compare
+
+    compare(parsed.scores, parsed.output)
 
 
 def _figures(parsed: argparse.Namespace) -> None:

@@ -90,6 +90,11 @@ class Layout:
         return self.root / "tables"
 
     @property
+    def comparison(self) -> Path:
+        """Of the arms."""
+        return self.root / "comparison"
+
+    @property
     def figures(self) -> Path:
         return self.root / "figures"
 
@@ -118,6 +123,15 @@ def filmed_runs(matrix: Matrix) -> Iterator[Run]:
     for algorithm in matrix.algorithms:
         arms = sorted(matrix.arms_of(algorithm), key=lambda name: matrix.augmentations[name].generator is None)
         yield from (Run(matrix.datasets[0], algorithm, arm, matrix.seeds[0]) for arm in arms[:1])
+
+
+def animated_sets(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
+    """(data set, generator, world-model seed) of the synthetic transitions that the report shows in motion: the first
+    that an arm needs, unless they are n-step transitions."""
+    for dataset, generator, seed in synthetic_sets(experiment.matrix()):
+        if experiment.generators[generator].synthesis.expansion is None:
+            yield dataset, generator, seed
+            return
 
 
 def synthetic_sets(matrix: Matrix) -> Iterator[tuple[str, str, int]]:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from dawm.analysis.statistics import bootstrap_interval, interquartile_mean
+from dawm.analysis.statistics import (
+    bootstrap_interval,
+    interquartile_mean,
+    percentile_interval,
+    performance_profile,
+    probability_of_improvement,
+    resampled_runs,
+)
 
 
 def test_interquartile_mean_leaves_the_outer_quarters_out() -> None:
@@ -66,3 +74,52 @@ def test_interval_is_unknown_for_fewer_than_two_values() -> None:
 
 def test_interval_of_equal_values_is_that_value() -> None:
     assert bootstrap_interval(np.full(5, 2.5), np.mean, seed=0) == (2.5, 2.5)
+
+
+def test_replicates_draw_groups_and_then_runs_of_them() -> None:
+    groups = np.array(["a", "b", "a", "c", "b"])
+    drawn = resampled_runs(groups, 4000, np.random.default_rng(0))
+    assert drawn.shape == (4000, 5)
+    found = groups[drawn]
+    # places 0 and 3 belong to the first drawn group, 1 and 4 to the second
+    assert (found[:, 0] == found[:, 3]).all() and (found[:, 1] == found[:, 4]).all()
+    shares = [(found[:, :3] == name).mean() for name in "abc"]
+    np.testing.assert_allclose(shares, 1 / 3, atol=0.02)  # groups alike, whatever their size
+    first = [(drawn[:, 0] == run).mean() for run in range(5)]
+    np.testing.assert_allclose(first, [1 / 6, 1 / 6, 1 / 6, 1 / 3, 1 / 6], atol=0.02)
+
+
+def test_replicates_of_runs_without_groups_are_the_plain_bootstrap() -> None:
+    drawn = resampled_runs(np.arange(4), 8000, np.random.default_rng(1))
+    np.testing.assert_allclose(np.bincount(drawn.ravel(), minlength=4) / drawn.size, 0.25, atol=0.01)
+    distinct = np.array([len(set(row)) for row in drawn.tolist()])
+    np.testing.assert_allclose(distinct.mean(), 4 * (1 - 0.75**4), atol=0.02)
+
+
+def test_what_world_models_differ_in_widens_the_interval() -> None:
+    """Five runs of three world models whose means differ: runs alone would make the mean look too sure."""
+    groups, rng = np.array([0, 1, 2, 0, 1]), np.random.default_rng(2)
+    hits = {"hierarchical": 0, "plain": 0}
+    for _ in range(300):
+        values = rng.normal(0, 3, 3)[groups] + rng.normal(0, 0.5, 5)
+        for name, names in (("hierarchical", groups), ("plain", np.arange(5))):
+            low, high = percentile_interval(values[resampled_runs(names, 400, rng)].mean(1))
+            hits[name] += low < 0 < high
+    assert hits["plain"] < hits["hierarchical"] and hits["hierarchical"] > 0.7 * 300
+
+
+def test_probability_of_improvement_is_mann_whitneys() -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.integers(0, 9, (4, 6)).astype(float), rng.integers(0, 7, (4, 5)).astype(float)
+    expected = [stats.mannwhitneyu(one, other).statistic / 30 for one, other in zip(x, y, strict=True)]
+    np.testing.assert_allclose(probability_of_improvement(x, y), np.mean(expected))
+    assert probability_of_improvement(x, x) == 0.5
+    assert probability_of_improvement(x + 100, y) == 1.0
+    stacked = probability_of_improvement(np.stack([x, x + 100]), np.stack([y, y]))
+    np.testing.assert_allclose(stacked, [np.mean(expected), 1.0])
+
+
+def test_performance_profile_counts_what_is_above() -> None:
+    values = np.array([[0.0, 10, 10, 30], [5, 6, 7, 8]])
+    found = performance_profile(values, np.array([0.0, 10, 29]))
+    assert found.tolist() == [[0.75, 0.25, 0.25], [1.0, 0.0, 0.0]]

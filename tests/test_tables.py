@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import dataclasses
+import re
 import shutil
 import subprocess
 import sys
@@ -13,13 +14,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hdf5_files import hopper_columns, write_hdf5
 
+from dawm.analysis.animation import animate
+from dawm.analysis.comparison import compare
 from dawm.analysis.fidelity import assess
 from dawm.analysis.figures import draw_all
 from dawm.analysis.film import film_policy
-from dawm.analysis.report import number, write_report
+from dawm.analysis.report import number, points, write_report
 from dawm.analysis.tables import check_scales, write_tables
 from dawm.analysis.timings import write_timings
 from dawm.config import EnvironmentSettings, Experiment, ExportSettings, read
@@ -32,7 +36,7 @@ from dawm.rendering import choose_renderer
 
 SCORES = (
     "experiment,dataset,algorithm,augmentation,seed,world_model_seed,data_fraction,real_fraction,"
-    "gradient_steps,normalized_score_last,normalized_score_mean10,return_last,episodes,source"
+    "gradient_steps,normalized_score_last,normalized_score_mean10,return_last,episodes,whole"
 )
 FIDELITY = ["dataset", "augmentation", "horizon_step", "quantity", "value", "low", "high", "rows", "coverage"]
 # Twelve evaluations, so that the last ten are not all.
@@ -67,6 +71,7 @@ class Results:
 
     def draw(self) -> None:
         draw_all(self.layout.tables, self.layout.figures)
+        compare([self.layout.tables / "scores.csv"], self.layout.comparison)
 
     def report(self) -> None:
         write_report(self.root, self.experiment)
@@ -96,11 +101,29 @@ def results(
         train_policy(run.algorithm, folders[0], imagined, settings, fraction, layout.policy(run), run.seed)
     made.write()
     made.draw()
+    write_costs(layout.tables / "timings.csv")
+    animate(*folders, experiment.animation, layout.animation("hopper", "dawm", 0), "dawm", "there is no renderer here")
     for run in filmed_runs(experiment.matrix()):  # in a process that has not chosen a renderer yet
         options = ["--policy", layout.policy(run), "--output", layout.film(run), "--seed", run.seed]
         subprocess.run([sys.executable, "-m", "dawm", "film", *map(str, options)], check=True)
     made.report()
     return made
+
+
+def write_costs(path: Path) -> None:
+    jobs = {
+        "train-world-model,hopper/dawm/seed-0": 100,
+        "train-inverse-dynamics,hopper/dawm/seed-0": 50,
+        "synthesize,hopper/dawm/seed-0/00000-of-00002": 20,
+        "synthesize,hopper/dawm/seed-0/00001-of-00002": 10,
+        "assess,hopper/dawm/seed-0": 7,  # nothing is trained on it
+        "train-policy,hopper/td3_bc/real/seed-3": 400,
+        "train-policy,hopper/td3_bc/real/seed-4": 440,
+        "train-policy,hopper/td3_bc/dawm/seed-3": 3600,
+        "train-policy,hopper/td3_bc/dawm/seed-4": 3420,
+    }
+    lines = [f"{job},1,{seconds},100" for job, seconds in jobs.items()]
+    path.write_text("\n".join(["stage,job,wall_seconds,cpu_seconds,max_rss_mib", *lines]) + "\n")
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +167,7 @@ def test_scores_say_what_each_run_was(results):
         assert row["experiment"] == "tiny"
         assert row["world_model_seed"] == ("0" if augmented else "")
         assert (float(row["real_fraction"]), float(row["data_fraction"])) == (0.5 if augmented else 1.0, 1.0)
-        assert (row["gradient_steps"], row["episodes"], row["source"]) == ("48", "1", "local/hopper-medium-replay")
+        assert (row["gradient_steps"], row["episodes"], row["whole"]) == ("48", "1", "hopper")
 
 
 def test_scores_are_those_of_the_evaluations(results):
@@ -257,7 +280,10 @@ def test_tables_written_over_older_ones_are_the_same(results, tmp_path):
 
 
 def same_bytes(one: Path, other: Path) -> None:
-    names = [sorted(path.name for path in folder.iterdir() if path.name != ".lock") for folder in (one, other)]
+    names = [
+        sorted(path.name for path in folder.iterdir() if path.name not in (".lock", "timings.csv"))
+        for folder in (one, other)
+    ]
     assert names[0] == names[1] and names[0]
     for name in names[0]:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
@@ -430,8 +456,8 @@ def test_report_holds_the_scores_of_every_run(either):
         assert found[6] == "48"
         assert found[7:] == [
             number(float(row["return_last"]), 0),
-            number(float(row["normalized_score_last"])),
-            number(float(row["normalized_score_mean10"])),
+            points(float(row["normalized_score_last"])),
+            points(float(row["normalized_score_mean10"])),
         ]
     assert len([r for r in page.rows if r[:2] == ["hopper", "td3_bc"] and r[3] in "34"]) == len(scores)
 
@@ -439,15 +465,60 @@ def test_report_holds_the_scores_of_every_run(either):
 def test_report_is_offline(either):
     text = either.layout.report.read_text(encoding="utf-8")
     page = Page(text)
-    assert not page.tags & {"script", "link", "iframe", "object", "embed", "base", "form"}
-    assert page.addresses and all(address.startswith("data:image/") for address in page.addresses)
+    assert not page.tags & {"link", "iframe", "object", "embed", "base", "form"}
+    assert page.addresses and all(address.startswith(("data:image/", "#")) for address in page.addresses)
     assert "url(" not in text and "@import" not in text and "http-equiv" not in text
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script>", text, re.S)
+    assert len(scripts) == text.count("<script") == 1 and scripts[0][0] == ""
+    assert not re.search(r"fetch|XMLHttp|import|http|src|eval|innerHTML", scripts[0][1])
+
+
+def test_links_within_the_report_lead_somewhere(either):
+    text = either.layout.report.read_text(encoding="utf-8")
+    targets = {address[1:] for address in Page(text).addresses if address.startswith("#")}
+    assert targets >= {"protocol", "data", "scores", "runs", "provenance"}
+    assert all(text.count(f'id="{target}"') == 1 for target in targets)
+    assert ("fidelity" in targets) == ("cost" in targets) == (len(either.table("scores")) == 4)
+
+
+def test_report_compares_the_arms(results):
+    page = Page(results.layout.report.read_text(encoding="utf-8"))
+    table = pd.DataFrame(results.table("scores")).astype({"normalized_score_mean10": float})
+    scores = {arm: rows["normalized_score_mean10"] for arm, rows in table.groupby("augmentation")}
+    (row,) = [row for row in page.rows if row[:4] == ["TD3+BC", "100 %", "dawm", "1 × 2"]]
+    assert row[4] == points(scores["dawm"].mean())  # the IQM of two
+    assert row[6] == points(scores["dawm"].mean() - scores["real"].mean())
+    assert row[8] == f"{int(scores['dawm'].mean() > scores['real'].mean())} of 1"
+
+
+def test_report_tells_what_every_arm_is_and_costs(results, real_only):
+    page = Page(results.layout.report.read_text(encoding="utf-8"))
+    assert ["real", "1.0", "–"] in page.rows
+    (arm,) = [row for row in page.rows if row[:2] == ["dawm", "0.5"]]
+    assert arm[2] == (
+        "diffusion of windows of 8, residual, actions inferred; 3 sampling steps, "
+        "asked for 1.1 times a start's own return; 150,000 trajectories"
+    )
+    costs = [row for row in page.rows if row[0] == "TD3+BC" and len(row) == 5]
+    assert costs == [["TD3+BC", "real", "420", "0", "0.23"], ["TD3+BC", "dawm", "3,510", "180", "2.00"]]
+    assert "Cost</h2>" not in real_only.layout.report.read_text()
+
+
+def test_report_shows_published_scores_beside_and_none_that_is_not_known(results):
+    page = Page(results.layout.report.read_text(encoding="utf-8"))
+    rows = [row for row in page.rows if row[0] == "hopper-medium-replay-v2"]
+    (corl,) = [row for row in rows if row[1] == "TD3+BC" and row[7] == "CORL README"]
+    assert corl[2:6] == ["64.4", "21.5", "98.1", "4"]
+    (own,) = [row for row in rows if row[1].startswith("DAWM")]
+    assert own[2:] == ["–", "–", "–", "–", "not known", "–"]
+    assert not [row for row in page.rows if row[:1] == ["walker2d-medium-v2"]]
 
 
 def test_report_shows_every_figure_and_the_whole_config(either):
     text = either.layout.report.read_text(encoding="utf-8")
     pictures = [address for address in Page(text).addresses if address.startswith("data:image/png;base64,")]
-    assert len(pictures) == len(set(pictures)) == len(list(either.layout.figures.glob("*.png")))
+    drawn = [*either.layout.figures.glob("*.png"), *either.layout.comparison.glob("*.png")]
+    assert len(pictures) == len(set(pictures)) == len(drawn)
     assert open_sealed(either.layout.tables, "tables").digest in text
     for line in ("policy_noise: 0.2", "sampling_steps: 3", "evaluate_every: 4"):
         assert line in text
@@ -468,6 +539,13 @@ def test_report_shows_an_episode_of_each_learner(results, real_only):
 
 
 @pytest.mark.parametrize(
+    ("score", "shown"), [(12.345, "12.3"), (-0.02, "0.0"), (0.0004, "0.0"), (-3.0, "-3.0"), (None, "–"), (np.nan, "–")]
+)
+def test_scores_are_shown_to_a_tenth_of_a_point(score, shown):
+    assert points(score) == shown
+
+
+@pytest.mark.parametrize(
     ("value", "digits", "shown"),
     [
         (12.345, 1, "12.3"),
@@ -484,7 +562,7 @@ def test_numbers_are_written_for_people(value, digits, shown):
 
 @pytest.mark.parametrize("name", ["scores.csv", "learning_curves.csv", "fidelity.csv", "inverse_dynamics.csv"])
 def test_figures_and_report_refuse_an_altered_table_by_name(results, tmp_path, name):
-    again = results.copied(tmp_path / "tiny", "tables", "synthetic")
+    again = results.copied(tmp_path / "tiny", "tables", "synthetic", "comparison")
     path = again.layout.tables / name
     path.write_text(path.read_text().replace("1", "2", 1))
     assert str(path) in refusal(again.draw)
@@ -494,7 +572,7 @@ def test_figures_and_report_refuse_an_altered_table_by_name(results, tmp_path, n
 
 
 def test_report_refuses_missing_synthetic_data_by_name(results, tmp_path):
-    again = results.copied(tmp_path / "tiny", "tables")
+    again = results.copied(tmp_path / "tiny", "tables", "comparison")
     assert str(again.layout.synthetic("hopper", "dawm", 0)) in refusal(again.report)
     assert not again.layout.report.exists()
 

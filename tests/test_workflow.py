@@ -61,11 +61,14 @@ def files(folder: Path) -> dict[str, bytes]:
     """What must be the same bytes each time: everything but logs, wall times and the scheduler's own notes."""
     results = folder / "results" / "tiny"
     skipped, measured = {"logs", "benchmarks"}, {"timings.csv", "rates.csv", "rates.png"}
-    return {
+    found = {
         str(path.relative_to(results)): path.read_bytes()
         for path in sorted(results.rglob("*"))
         if path.is_file() and path.relative_to(results).parts[0] not in skipped and path.name not in measured
     }
+    cost = re.compile(rb'<section id="cost">.*?</section>', re.S)
+    assert len(cost.findall(found["report.html"])) == 1
+    return found | {"report.html": cost.sub(b"", found["report.html"])}
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,8 @@ def test_one_command_goes_from_the_simulator_to_the_report(finished: Path) -> No
     for name in ("learning-curves", "scores", "fidelity", "inverse-dynamics"):
         assert (results / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (results / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    aggregates = pd.read_csv(results / "comparison" / "aggregates.csv")
+    assert set(aggregates["algorithm"]) == {"td3_bc", "iql"} and set(aggregates["augmentation"]) == {"real", "dawm"}
 
 
 def test_every_job_leaves_its_time_and_a_log(finished: Path) -> None:
@@ -150,12 +155,15 @@ def test_a_second_run_does_nothing(finished: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in (finished / "results").rglob("*") if path.is_file()}
 
 
-def test_a_changed_figure_module_reruns_only_figures_and_report(finished: Path) -> None:
-    module = finished / "dawm" / "analysis" / "figures.py"
+@pytest.mark.parametrize(
+    ("name", "rules"), [("figures", {"figures"}), ("comparison", {"compare"}), ("style", {"figures", "compare"})]
+)
+def test_a_changed_figure_module_reruns_only_figures_and_report(finished: Path, name: str, rules: set[str]) -> None:
+    module = finished / "dawm" / "analysis" / f"{name}.py"
     original = module.read_text()
-    module.write_text(original.replace('"#0072B2"', '"#0072B3"'))
+    module.write_text(original + "# another style\n")
     try:
-        assert planned(finished) == {"figures", "report", "all"}
+        assert planned(finished) == {*rules, "report", "all"}
     finally:
         module.write_text(original)
         snakemake(finished, "--touch")
@@ -168,7 +176,7 @@ def test_a_changed_setting_reruns_what_depends_on_it(finished: Path) -> None:
     values["algorithms"]["iql"]["expectile"] = 0.8
     try:
         config.write_text(yaml.safe_dump(values))
-        assert planned(finished) == {"train_policy", "film", "tables", "timings", "figures", "report", "all"}
+        assert planned(finished) == {"train_policy", "film", "tables", "timings", "compare", "figures", "report", "all"}
         values["generators"]["dawm"]["synthesis"]["guidance"] = 2.0
         config.write_text(yaml.safe_dump(values))
         assert {"synthesize", "seal_synthetic", "assess"} <= planned(finished)

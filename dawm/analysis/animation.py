@@ -26,6 +26,7 @@ from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.randomness import generator
 
+GIF = "rollouts.gif"
 PAUSE = 3  # times a start's last frame is shown
 CAPTION = 44  # pixels below the pictures
 
@@ -55,15 +56,15 @@ def animate(
         reason = "no held-out trajectory goes on to its end from a state that its observation tells"
     with only_writer(output):
         unseal(output)
-        (output / "rollouts.gif").unlink(missing_ok=True)
+        (output / GIF).unlink(missing_ok=True)
         if reason:
             print(f"animate: no animation: {reason}", file=sys.stderr)
         else:
-            write_gif(output / "rollouts.gif", [*frames(oracle, chosen, settings, name)], settings.frames_per_second)
+            write_gif(output / GIF, [*frames(oracle, chosen, settings, name)], settings.frames_per_second)
         seal(
             output,
             "animation",
-            files=[] if reason else ["rollouts.gif"],
+            files=[] if reason else [GIF],
             settings=as_mapping(settings),
             seed=settings.seed,
             inputs={"dataset": data, "synthetic": grown_seal},

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from dawm.analysis.figures import COLORS, GREY, STYLE, save
+from dawm.analysis.style import COLORS, GREY, STYLE, save
 
 if TYPE_CHECKING:
     from dawm.analysis.inspection import Inspection
@@ -33,7 +33,7 @@ def draw_inspection(inspection: Inspection, path: Path) -> None:
             f"{facts['rows']:,} rows in {facts['episodes']:,} episodes",
             fontsize=11,
         )
-        save(figure, path, {"Software": None})
+        save(figure, path)
         plt.close(figure)
 
 
@@ -107,6 +107,5 @@ def draw_returns(scores: dict[str, dict[str, np.ndarray]], label: dict[str, str]
             axes.grid(axis="y", visible=False)
             axes.set_title(environment)
             axes.set_xlabel(label[environment])
-        save(figure, output / "returns.png", {"Software": None})
-        save(figure, output / "returns.pdf", {"CreationDate": None, "Creator": None, "Producer": None})
+        save(figure, output / "returns.png", output / "returns.pdf")
         plt.close(figure)

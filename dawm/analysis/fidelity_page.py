@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dawm.analysis.fidelity import REAL, STILL
-from dawm.analysis.figures import COLORS, GREY, STYLE, save
+from dawm.analysis.style import COLORS, GREY, STYLE, save
 from dawm.analysis.tables import assessed, check_scales, read_csv, write_table
 from dawm.config import Experiment, as_mapping
 from dawm.data.files import only_writer, write_text
@@ -53,8 +53,7 @@ def write_fidelity(results: Path, experiment: Experiment) -> None:
         write_text(layout.fidelity / "fidelity.md", markdown(table))
         with plt.rc_context(STYLE):
             figure = page(table, colors)
-            save(figure, layout.fidelity / "fidelity.png", {"Software": None})
-            save(figure, layout.fidelity / "fidelity.pdf", {"CreationDate": None, "Creator": None, "Producer": None})
+            save(figure, layout.fidelity / "fidelity.png", layout.fidelity / "fidelity.pdf")
             plt.close(figure)
         seal(
             layout.fidelity,

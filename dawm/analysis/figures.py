@@ -6,10 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -19,29 +15,9 @@ from matplotlib.ticker import MaxNLocator
 
 from dawm.analysis.fidelity import REAL, STILL
 from dawm.analysis.statistics import bootstrap_interval, interquartile_mean
+from dawm.analysis.style import ALGORITHMS, COLORS, GREY, STYLE, save
 from dawm.analysis.tables import read_csv
-from dawm.data.files import whole_file
 from dawm.data.sealed import Sealed, open_sealed
-
-# Okabe and Ito's palette: distinguishable with every kind of colour vision.
-COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442", "#882255"]
-GREY = "#777777"
-STYLE: Any = {
-    "figure.dpi": 150,
-    "savefig.dpi": 150,
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "pdf.fonttype": 42,
-}
-ALGORITHMS = {"td3_bc": "TD3+BC", "iql": "IQL", "bc": "BC", "bc_10": "10 % BC"}
 
 
 def draw_all(tables: Path, output: Path) -> None:
@@ -60,14 +36,8 @@ def draw_all(tables: Path, output: Path) -> None:
     with plt.rc_context(STYLE):
         for name, draw in figures.items():
             figure = draw(sealed)
-            save(figure, output / f"{name}.png", {"Software": None})
-            save(figure, output / f"{name}.pdf", {"CreationDate": None, "Creator": None, "Producer": None})
+            save(figure, output / f"{name}.png", output / f"{name}.pdf")
             plt.close(figure)
-
-
-def save(figure: Figure, path: Path, metadata: dict[str, None]) -> None:
-    with whole_file(path) as part:
-        figure.savefig(part, format=path.suffix[1:], metadata=metadata, bbox_inches="tight")
 
 
 def learning_curves(sealed: Sealed) -> Figure:

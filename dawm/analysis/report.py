@@ -10,41 +10,58 @@ import pandas as pd
 import yaml
 
 from dawm import __version__
+from dawm.analysis.animation import GIF
+from dawm.analysis.comparison import PANEL
+from dawm.analysis.comparison_figures import METHOD, REFERENCE
 from dawm.analysis.fidelity import REAL, STILL
-from dawm.analysis.figures import ALGORITHMS
 from dawm.analysis.film import FILM
+from dawm.analysis.statistics import RESAMPLES
+from dawm.analysis.style import ALGORITHMS
 from dawm.analysis.tables import read_csv
-from dawm.config import Experiment, as_mapping, plain
+from dawm.config import Experiment, GeneratorSettings, RequestSettings, as_mapping, plain
 from dawm.data.files import read_bytes, write_text
 from dawm.data.sealed import Sealed, open_sealed
-from dawm.layout import Layout, Run, filmed_runs, synthetic_sets
+from dawm.layout import Layout, Run, animated_sets, filmed_runs, synthetic_sets
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+PUBLISHED = Path(__file__).with_name("published_scores.csv")
+"""Others' scores with protocol and source, collected by hand from papers and READMEs."""
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 SHOWN = {REAL: "real, held out", STILL: "nothing moves"}
 
 
 def write_report(results: Path, experiment: Experiment) -> None:
-    """Writes `results`/report.html: no scripts, no network, pictures inside."""
+    """Writes `results`/report.html: nothing from outside, pictures inside, one script that sorts tables."""
     layout, matrix = Layout(results), experiment.matrix()
-    tables = open_sealed(layout.tables, "tables")
+    tables, comparison = open_sealed(layout.tables, "tables"), open_sealed(layout.comparison, "comparison")
     synthetic = [open_sealed(layout.synthetic(*key), "synthetic") for key in synthetic_sets(matrix)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["number"] = number
+    environment.filters |= {"number": number, "points": points}
+    environment.globals["learner"] = lambda name: ALGORITHMS.get(name, name)
     page = environment.get_template(TEMPLATE.name).render(
         experiment=experiment,
         version=__version__,
+        resamples=RESAMPLES,
         datasets=read_csv(tables, "datasets.csv").to_dict("records"),
+        arms=arm_rows(experiment),
+        compared=comparison_table(comparison),
         summary=summary_table(tables),
+        published=published_table(tables),
+        costs=cost_rows(experiment, layout.tables / "timings.csv"),
         scores=read_csv(tables, "scores.csv").to_dict("records"),
         fidelity=fidelity_table(tables),
         actions=action_table(tables),
         synthetic_rows=sum(sealed.metadata["rows"] for sealed in synthetic),
         synthetic_shards=sum(len(sealed.files) for sealed in synthetic),
         figures={path.stem: picture(path) for path in sorted(layout.figures.glob("*.png"))},
-        films={title(run): gif(layout.film(run)) for run in filmed_runs(matrix)},
+        comparison={name[:-4]: png(comparison.read(name)) for name in comparison.files if name.endswith(".png")},
+        films={title(run): gif(open_sealed(layout.film(run), "film"), FILM) for run in filmed_runs(matrix)},
+        rollouts={
+            f"{dataset}, {generator}": gif(open_sealed(layout.animation(dataset, generator, seed), "animation"), GIF)
+            for dataset, generator, seed in animated_sets(experiment)
+        },
         versions=tables.provenance["versions"],
         digest=tables.digest,
         config=yaml.safe_dump(plain(as_mapping(experiment)), sort_keys=False, allow_unicode=True),
@@ -100,18 +117,130 @@ def readable(tables: Sealed, name: str) -> list[dict]:
     return read_csv(tables, name).to_dict("records")
 
 
+def comparison_table(comparison: Sealed) -> list[dict]:
+    """One row per learner, data fraction and arm: IQM, its distance from the reference arm's, and the method's lead."""
+    aggregates, pairs = read_csv(comparison, "aggregates.csv"), read_csv(comparison, "pairs.csv")
+    known = {tuple(row[name] for name in (*PANEL, "other")): row for row in pairs.to_dict("records")}
+    rows = []
+    for row in aggregates[aggregates["statistic"] == "iqm"].to_dict("records"):
+        place = row["algorithm"], row["data_fraction"]
+        above = known.get((*place, row["augmentation"], REFERENCE))
+        lead = known.get((*place, METHOD, row["augmentation"]))
+        rows.append({**row, "above": above, "lead": lead})
+    return rows
+
+
+def arm_rows(experiment: Experiment) -> list[dict]:
+    """What every arm's batches are made of, in words."""
+    rows = []
+    for name, arm in experiment.matrix().augmentations.items():
+        recipe = experiment.generators[arm.generator] if arm.generator else None
+        rows.append(
+            {"name": name, "real_fraction": arm.real_fraction, "recipe": "–" if recipe is None else words(recipe)}
+        )
+    return rows
+
+
+def words(recipe: GeneratorSettings) -> str:
+    """A recipe in a line."""
+    model, synthesis = recipe.world_model, recipe.synthesis
+    if model is None:
+        said = [f"one-step model rolled out for {synthesis.horizon} steps by a cloned policy"]
+    elif not model.conditional:
+        said = [f"unconditional diffusion, windows of {model.window}"]
+    else:
+        said = [f"diffusion of windows of {model.window}, {model.denoiser}, actions {model.actions}"]
+        said.append(f"{synthesis.sampling_steps} sampling steps, asked for {request_words(synthesis.request)}")
+    if synthesis.correction.corrects:
+        said.append("successor and reward by a forward model")
+    if synthesis.correction.filters:
+        said.append("filtered by " + ", ".join(synthesis.correction.thresholds))
+    if synthesis.correction.oracle != "none":
+        replaced = synthesis.correction.oracle == "replace"
+        said.append(
+            "successor, reward and terminal by the simulator" if replaced else "rows that the simulator can replay"
+        )
+    if (expansion := synthesis.expansion) is not None:
+        weight = "" if expansion.weight is None else f", λ = {expansion.weight:g}"
+        said.append(f"as {expansion.steps}-step transitions{weight}")
+    return "; ".join([*said, f"{synthesis.trajectories:,} trajectories"])
+
+
+def request_words(request: RequestSettings) -> str:
+    kinds = {"factor": "times a start's own return", "quantile": "quantile of returns", "value": "times the scale"}
+    return f"{request.amount:g} {kinds[request.kind]}"
+
+
+def cost_rows(experiment: Experiment, path: Path) -> list[dict]:
+    """CPU-seconds by arm and learner, as Snakemake sampled them: of a run, and of the models and transitions that one
+    data set and world-model seed need; none where the timings are not there."""
+    if not path.is_file():
+        return []
+    table = pd.read_csv(path)
+    parts = table["job"].str.split("/", expand=True).reindex(columns=range(4))
+    table = table.assign(dataset=parts[0], second=parts[1], third=parts[2])
+    policies = table[table["stage"] == "train-policy"]
+    others = table[table["stage"] != "train-policy"].groupby(["stage", "second"])["cpu_seconds"].sum()
+    matrix = experiment.matrix()
+    models = len(matrix.datasets) * len(matrix.world_model_seeds)
+    rows = []
+    for algorithm in matrix.algorithms:
+        for name in matrix.arms_of(algorithm):
+            seconds = policies.loc[(policies["second"] == algorithm) & (policies["third"] == name), "cpu_seconds"].sum()
+            generator = matrix.augmentations[name].generator
+            made = sum(others.get(key, 0.0) for key in jobs_of(experiment, generator)) if generator else 0.0
+            rows.append(
+                {
+                    "algorithm": algorithm,
+                    "arm": name,
+                    "run": seconds / (len(matrix.datasets) * len(matrix.seeds)),
+                    "models": made / models,
+                    "hours": (seconds + made) / 3600,
+                }
+            )
+    return rows
+
+
+def jobs_of(experiment: Experiment, generator: str) -> list[tuple[str, str]]:
+    """(stage, recipe) of the jobs that a recipe's transitions need; models are those of the recipe that owns them."""
+    recipe = experiment.generators[generator]
+    needed = dict.fromkeys(recipe.grown_by())
+    needed |= dict.fromkeys(recipe.taught_by("world_model"))
+    models = [(f"train-{part.replace('_', '-')}", experiment.owner(generator, part)) for part in needed]
+    return [*models, ("synthesize", generator)]
+
+
+def published_table(tables: Sealed) -> list[dict]:
+    """Scores that others have published for D4RL's data sets of the names that the experiment has."""
+    sources = read_csv(tables, "datasets.csv")["source"]
+    tasks = {source.rpartition("/")[2].removesuffix("-v2") + "-v2" for source in sources}
+    table = pd.read_csv(PUBLISHED)
+    rows = table[table["task"].isin(tasks)].to_dict("records")
+    own = [{"task": task, "method": "DAWM (arXiv 2509.19538)"} for task in table["task"].unique() if task in tasks]
+    missing = dict.fromkeys(("mean", "std", "best_mean", "seeds")) | {"protocol": "not known", "source": "–"}
+    return rows + [row | missing for row in own]
+
+
 def picture(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(read_bytes(path)).decode()
+    return png(read_bytes(path))
+
+
+def png(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 def title(run: Run) -> str:
     return f"{run.dataset}, {ALGORITHMS.get(run.algorithm, run.algorithm)}, {run.augmentation}, seed {run.seed}"
 
 
-def gif(folder: Path) -> str | None:
-    """The film of a policy; none where none could be drawn."""
-    sealed = open_sealed(folder, "film")
-    return "data:image/gif;base64," + base64.b64encode(sealed.read(FILM)).decode() if FILM in sealed.files else None
+def gif(sealed: Sealed, name: str) -> str | None:
+    """A moving picture; none where none could be drawn."""
+    return "data:image/gif;base64," + base64.b64encode(sealed.read(name)).decode() if name in sealed.files else None
+
+
+def points(score: float | None) -> str:
+    """A score, or a difference of scores: a tenth of a point is enough."""
+    return "–" if score is None or score != score else f"{round(score, 1) + 0.0:,.1f}"
 
 
 def number(value: float | None, digits: int = 1) -> str:

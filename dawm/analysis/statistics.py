@@ -29,3 +29,36 @@ def bootstrap_interval(values: np.ndarray, statistic: Statistic, seed: int) -> t
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+def resampled_runs(groups: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Runs of bootstrap replicates, int64 [resamples, n], for n runs of which groups [n] says to which they belong.
+
+    Hierarchical: groups (world models) are drawn with replacement, then for each of n places, which the drawn groups
+    take in turn, a run of its group. With every run in a group of its own, the plain bootstrap.
+    """
+    names, group_of = np.unique(groups, return_inverse=True)
+    members = [np.flatnonzero(group_of == number) for number in range(len(names))]
+    drawn = rng.integers(len(names), size=(resamples, len(names)))
+    group_of_place = drawn[:, np.arange(len(groups)) % len(names)]
+    sizes = np.array([len(runs) for runs in members])
+    padded = np.array([np.resize(runs, sizes.max()) for runs in members])
+    return padded[group_of_place, rng.integers(sizes[group_of_place])]
+
+
+def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """P(X > Y), ties counted half, of runs x, y [..., tasks, runs], mean over tasks (Agarwal et al. 2021, §4.4): the
+    Mann-Whitney U statistic by the number of pairs."""
+    over = np.sign(x[..., :, None] - y[..., None, :])
+    return (0.5 * (1 + over.mean((-1, -2)))).mean(-1)
+
+
+def performance_profile(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Share of values [..., n] above each threshold [t], [..., t] (Agarwal et al. 2021, §4.2)."""
+    return (values[..., None, :] > thresholds[:, None]).mean(-1)
+
+
+def percentile_interval(replicates: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the central 95 % of bootstrap replicates."""
+    low, high = np.percentile(replicates, [2.5, 97.5], axis=axis)
+    return low, high

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dawm.analysis.figures import COLORS, GREY, STYLE, save
 from dawm.analysis.steering import CLOSED, OPEN
+from dawm.analysis.style import COLORS, GREY, STYLE, save
 from dawm.analysis.tables import check_scales, read_csv, write_table
 from dawm.config import Experiment, as_mapping
 from dawm.data.files import only_writer, write_text
@@ -53,10 +53,7 @@ def write_steering(results: Path, experiment: Experiment) -> None:
         write_text(layout.steering_page / "steering.md", markdown(table))
         with plt.rc_context(STYLE):
             figure = page(table)
-            save(figure, layout.steering_page / "steering.png", {"Software": None})
-            save(
-                figure, layout.steering_page / "steering.pdf", {"CreationDate": None, "Creator": None, "Producer": None}
-            )
+            save(figure, layout.steering_page / "steering.png", layout.steering_page / "steering.pdf")
             plt.close(figure)
         seal(
             layout.steering_page,

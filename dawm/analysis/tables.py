@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dawm.analysis.statistics import bootstrap_interval, interquartile_mean
-from dawm.config import Matrix, as_mapping
+from dawm.config import PART, Matrix, as_mapping
 from dawm.data.files import only_writer, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
 from dawm.environments.tasks import task_of_metadata
@@ -123,8 +123,14 @@ def score_row(
         "normalized_score_mean10": evaluations["normalized_score"].tail(LAST_EVALUATIONS).mean(),
         "return_last": last["return_mean"],
         "episodes": int(last["episodes"]),
-        "source": dataset.metadata.get("parent", dataset.metadata["source"]),
+        "whole": whole_of(run.dataset, dataset),
     }
+
+
+def whole_of(name: str, dataset: Sealed) -> str:
+    """The data set that this one is a part of, or itself."""
+    source = dataset.metadata["source"]
+    return source.removeprefix(PART) if source.startswith(PART) else name
 
 
 def summary_rows(scores: pd.DataFrame) -> Iterator[dict[str, object]]:

@@ -6,15 +6,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("agg")
-
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dawm.analysis.figures import COLORS, STYLE, save
+from dawm.analysis.style import COLORS, STYLE, save
 from dawm.analysis.tables import write_table
 from dawm.config import Matrix
 from dawm.layout import runs, synthetic_sets
@@ -31,7 +27,7 @@ def write_timings(results: Path, matrix: Matrix, output: Path) -> None:
     write_table(output / "rates.csv", rates)
     with plt.rc_context(STYLE):
         figure = draw_rates(rates)
-        save(figure, output / "rates.png", {"Software": None})
+        save(figure, output / "rates.png")
         plt.close(figure)
 
 

@@ -7,6 +7,7 @@ rule fidelity:  # `snakemake fidelity`: how true every recipe's transitions are;
         [seal_of(folder) for folder in trained_models(layout, experiment).values()],
         [seal_of(layout.dataset(name)) for name in experiment.datasets],
         module("analysis/fidelity_page.py"),
+        module("analysis/style.py"),
     output:
         [inside(layout.fidelity, f"fidelity.{kind}") for kind in ("csv", "md", "png", "pdf")],
         inside(layout.fidelity, "models.csv"),
@@ -96,6 +97,7 @@ rule steering:  # `snakemake steering`: how every recipe obeys a request, and wh
         [seal_of(layout.steering(*key)) for key in steerings(experiment)],
         [seal_of(layout.dataset(name)) for name in experiment.datasets],
         module("analysis/steering_page.py"),
+        module("analysis/style.py"),
     output:
         [inside(layout.steering_page, f"steering.{kind}") for kind in ("csv", "md", "png", "pdf")],
         seal_of(layout.steering_page),
@@ -170,10 +172,38 @@ rule timings:
         " --output {params.output:q} 2> {log:q}"
 
 
+rule compare:
+    input:
+        seal_of(layout.tables),
+        module("analysis/comparison.py"),
+        module("analysis/comparison_figures.py"),
+        module("analysis/style.py"),
+        module("analysis/statistics.py"),
+        scores=str(layout.tables / "scores.csv"),
+    output:
+        seal_of(layout.comparison),
+    log:
+        inside(logs, "compare.log"),
+    benchmark:
+        inside(benchmarks, "compare.tsv")
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        folder=layout.comparison,
+    shell:
+        "exec python -m dawm compare {input.scores:q} --output {params.folder:q} 2> {log:q}"
+
+
 rule figures:
     input:
         seal_of(layout.tables),
         module("analysis/figures.py"),
+        module("analysis/style.py"),
     output:
         figure_files(),
     log:
@@ -222,8 +252,12 @@ rule report:
     input:
         seal_of(layout.tables),
         figure_files(),
+        seal_of(layout.comparison),
+        layout.tables / "timings.csv",
         [seal_of(layout.film(run)) for run in filmed_runs(matrix)],
+        [seal_of(layout.animation(*key)) for key in animated_sets(experiment)],
         module("analysis/report.py"),
+        module("analysis/published_scores.csv"),
         module("analysis/report.html.j2"),
     output:
         str(layout.report),

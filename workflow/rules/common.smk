@@ -14,6 +14,7 @@ from dawm.layout import (
     Layout,
     Run,
     all_synthetic_sets,
+    animated_sets,
     filmed_runs,
     runs,
     shard_name,

@@ -32,6 +32,7 @@ rule inspect:
         dataset_seal,
         module("analysis/inspection.py"),
         module("analysis/dataset_figures.py"),
+        module("analysis/style.py"),
     output:
         inside(layout.inspection("{dataset}"), "inspection.json"),
         inside(layout.inspection("{dataset}"), "inspection.png"),
@@ -64,6 +65,7 @@ rule datasets:
         [seal_of(layout.dataset(name)) for name in matrix.datasets],
         module("analysis/overview.py"),
         module("analysis/dataset_figures.py"),
+        module("analysis/style.py"),
     output:
         [inside(layout.overview, name) for name in ("datasets.csv", "datasets.md", "returns.png", "returns.pdf")],
         seal_of(layout.overview),

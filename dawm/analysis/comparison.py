@@ -1,0 +1,268 @@
+"""Stage `compare`: arms against each other over data sets and seeds, from the scores alone.
+
+Statistics are those of Agarwal et al. 2021 ("Deep RL at the Edge of the Statistical Precipice"): IQM, performance
+profiles, probability of improvement. Intervals are 95 % percentile bootstrap intervals, stratified by data set,
+hierarchical over world models, and paired: one replicate draws the same seeds for every arm. The probability of
+improvement compares runs that are not paired, and its replicates draw the seeds of either arm alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dawm.analysis.comparison_figures import METHOD, REFERENCE, draw_comparison
+from dawm.analysis.statistics import (
+    RESAMPLES,
+    interquartile_mean,
+    percentile_interval,
+    performance_profile,
+    probability_of_improvement,
+    resampled_runs,
+)
+from dawm.analysis.tables import write_table
+from dawm.data.files import only_writer, read_bytes, write_text
+from dawm.data.sealed import seal, unseal
+from dawm.errors import InputError
+
+SCORE = "normalized_score_mean10"
+KEY = ["whole", "data_fraction", "algorithm", "augmentation", "seed"]
+THRESHOLDS = np.arange(0.0, 121.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """All arms of a learner at one data fraction.
+
+    scores: float64 [tasks, seeds] by arm; tasks: the data sets that every arm has, parts by the name of the whole;
+    replicates, others: seeds drawn by each bootstrap replicate, int64 [resamples, tasks, seeds], the same for all arms;
+    two independent draws.
+    """
+
+    algorithm: str
+    data_fraction: float
+    tasks: Sequence[str]
+    scores: Mapping[str, np.ndarray]
+    replicates: np.ndarray
+    others: np.ndarray
+
+    def replicated(self, arm: str) -> np.ndarray:
+        """Scores of the replicates, float64 [resamples, tasks, seeds]."""
+        return np.take_along_axis(self.scores[arm][None], self.replicates, axis=2)
+
+    def otherwise_replicated(self, arm: str) -> np.ndarray:
+        """The same from draws that are independent of those."""
+        return np.take_along_axis(self.scores[arm][None], self.others, axis=2)
+
+
+def compare(scores: Sequence[Path], output: Path) -> None:
+    """Writes `output`: aggregates.csv, pairs.csv, differences.csv, profiles.csv, comparison.md and figures, sealed.
+
+    scores: tables `scores.csv` of one or several experiments; runs without a normalised score are left out.
+    """
+    table = read_scores(scores)
+    scored = table[table[SCORE].notna()]
+    found = list(panels(scored))
+    tables = {
+        name: pd.DataFrame([row for panel in found for row in rows(panel)], columns=columns)
+        for name, (rows, columns) in TABLES.items()
+    }
+    with only_writer(output):
+        unseal(output)
+        for name, rows in tables.items():
+            write_table(output / f"{name}.csv", rows)
+        write_text(output / "comparison.md", markdown(tables["aggregates"], tables["pairs"]))
+        figures = draw_comparison(tables, output)
+        seal(
+            output,
+            "comparison",
+            files=[*(f"{name}.csv" for name in tables), "comparison.md", *figures],
+            settings={},
+            metadata={
+                "scores": {str(path): hashlib.sha256(read_bytes(path)).hexdigest() for path in scores},
+                "runs": len(scored),
+                "runs_without_score": len(table) - len(scored),
+            },
+        )
+
+
+def read_scores(paths: Sequence[Path]) -> pd.DataFrame:
+    """The runs of all tables under each other; refuses a run that is there twice."""
+    table = pd.concat([_read(path) for path in paths], ignore_index=True)
+    twice = table[table.duplicated(KEY)]
+    if len(twice):
+        run = "/".join(str(twice.iloc[0][name]) for name in KEY)
+        raise InputError(f"{paths[-1]}: expected every run once, found {run} twice")
+    return table
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected a table scores.csv, found: {' '.join(str(error).split())}") from error
+    absent = [name for name in (*KEY, "world_model_seed", SCORE) if name not in table]
+    if absent:
+        raise InputError(f"{path}: expected a table scores.csv, found no column {absent[0]!r}")
+    return table
+
+
+def panels(table: pd.DataFrame) -> Iterator[Panel]:
+    """One for each learner and data fraction. Arms are compared on the tasks that they share; seeds are shared too."""
+    for (algorithm, fraction), rows in table.groupby(["algorithm", "data_fraction"], sort=False):
+        arms = list(rows["augmentation"].unique())
+        wide = rows.pivot(index=["whole", "seed"], columns="augmentation", values=SCORE)[arms]
+        shared = wide.dropna()
+        if shared.empty:
+            raise InputError(f"{algorithm}: expected arms with data sets and seeds in common, found none")
+        whole = shared.groupby("whole", sort=False).size()
+        tasks = [task for task in rows["whole"].unique() if task in whole[whole == whole.max()].index]
+        seeds = int(whole.max())
+        scores = {arm: np.stack([shared.loc[task, arm].to_numpy()[:seeds] for task in tasks]) for arm in arms}
+        rng = np.random.default_rng(0)
+        groups = [groups_of(rows, task, shared.loc[task].index) for task in tasks]
+        draws = [np.stack([resampled_runs(names, RESAMPLES, rng) for names in groups], axis=1) for _ in range(2)]
+        yield Panel(str(algorithm), float(fraction), tasks, scores, *draws)
+
+
+def groups_of(rows: pd.DataFrame, task: str, seeds: pd.Index) -> np.ndarray:
+    """Which world model each seed's synthetic transitions came from, [seeds]; its own number where there is none."""
+    known = rows[(rows["whole"] == task) & rows["world_model_seed"].notna()]
+    world_models = known.groupby("seed")["world_model_seed"].agg(lambda values: tuple(sorted(set(values))))
+    names = [str(world_models.get(seed, f"seed {seed}")) for seed in seeds]
+    return np.array(names)
+
+
+STATISTICS = {
+    "iqm": lambda values: interquartile_mean(values.reshape(*values.shape[:-2], -1)),
+    "mean": lambda values: values.mean((-1, -2)),
+    "median": lambda values: np.median(values.mean(-1), axis=-1),  # over data sets, of the means over seeds
+    "optimality_gap": lambda values: np.maximum(100 - values, 0).mean((-1, -2)),
+}
+
+
+def aggregate_rows(panel: Panel) -> Iterator[dict[str, object]]:
+    """Over all data sets and seeds of an arm, score units."""
+    for arm, values in panel.scores.items():
+        replicates = panel.replicated(arm)
+        for name, statistic in STATISTICS.items():
+            low, high = percentile_interval(statistic(replicates))
+            yield {
+                **_place(panel),
+                "augmentation": arm,
+                "statistic": name,
+                "value": float(statistic(values)),
+                "low": low,
+                "high": high,
+                "datasets": len(panel.tasks),
+                "seeds": values.shape[1],
+            }
+
+
+def pair_rows(panel: Panel) -> Iterator[dict[str, object]]:
+    """Every arm against every other: difference of the IQMs, P(a run of the first is better), on how many data sets the
+    mean is better, and by how many points it differs at least and at most."""
+    iqm = STATISTICS["iqm"]
+    replicates = {arm: panel.replicated(arm) for arm in panel.scores}
+    others = {arm: panel.otherwise_replicated(arm) for arm in panel.scores}
+    for arm, other in itertools.permutations(panel.scores, 2):
+        x, y = panel.scores[arm], panel.scores[other]
+        low, high = percentile_interval(iqm(replicates[arm]) - iqm(replicates[other]))
+        chance_low, chance_high = percentile_interval(probability_of_improvement(replicates[arm], others[other]))
+        differences = x.mean(1) - y.mean(1)
+        yield {
+            **_place(panel),
+            "augmentation": arm,
+            "other": other,
+            "iqm_difference": float(iqm(x) - iqm(y)),
+            "low": low,
+            "high": high,
+            "probability_of_improvement": float(probability_of_improvement(x, y)),
+            "probability_low": chance_low,
+            "probability_high": chance_high,
+            "better": int((differences > 0).sum()),
+            "datasets": len(panel.tasks),
+            "smallest_difference": differences.min(),
+            "largest_difference": differences.max(),
+        }
+
+
+def profile_rows(panel: Panel) -> Iterator[dict[str, object]]:
+    """Share of an arm's runs above each score."""
+    for arm, values in panel.scores.items():
+        shares = performance_profile(values.ravel(), THRESHOLDS)
+        replicates = panel.replicated(arm).reshape(len(panel.replicates), -1)
+        lows, highs = percentile_interval(performance_profile(replicates, THRESHOLDS))
+        for score, share, low, high in zip(THRESHOLDS, shares, lows, highs, strict=True):
+            yield {**_place(panel), "augmentation": arm, "score": score, "share": share, "low": low, "high": high}
+
+
+def difference_rows(panel: Panel) -> Iterator[dict[str, object]]:
+    """Mean score of every arm on every data set, and its distance from the reference arm's, mean over paired seeds."""
+    if REFERENCE not in panel.scores:
+        return
+    for arm, values in panel.scores.items():
+        for task, scores, others in zip(panel.tasks, values, panel.scores[REFERENCE], strict=True):
+            if arm != REFERENCE:
+                place = {**_place(panel), "augmentation": arm, "dataset": task}
+                yield {**place, "score": scores.mean(), "difference": (scores - others).mean()}
+
+
+PANEL = ["algorithm", "data_fraction", "augmentation"]
+TABLES: dict[str, tuple[Callable[[Panel], Iterator[dict[str, object]]], list[str]]] = {
+    "aggregates": (aggregate_rows, [*PANEL, "statistic", "value", "low", "high", "datasets", "seeds"]),
+    "pairs": (
+        pair_rows,
+        [
+            *(*PANEL, "other", "iqm_difference", "low", "high"),
+            *("probability_of_improvement", "probability_low", "probability_high"),
+            *("better", "datasets", "smallest_difference", "largest_difference"),
+        ],
+    ),
+    "differences": (difference_rows, [*PANEL, "dataset", "score", "difference"]),
+    "profiles": (profile_rows, [*PANEL, "score", "share", "low", "high"]),
+}
+"""What makes the rows of each table, and its columns, which an empty one has too."""
+
+
+def _place(panel: Panel) -> dict[str, object]:
+    return {"algorithm": panel.algorithm, "data_fraction": panel.data_fraction}
+
+
+def markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    """IQM by arm, its distance from the reference, and the method's lead over it."""
+    lines = [
+        "| learner | data | arm | data sets × seeds | IQM (95 % interval) | above `real` | better on | "
+        f"`{METHOD}` above it | P(`{METHOD}` is better) |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    known = pairs.set_index(["algorithm", "data_fraction", "augmentation", "other"])
+    for row in aggregates[aggregates["statistic"] == "iqm"].itertuples():
+        place = (row.algorithm, row.data_fraction)
+        above, lead = ((*place, row.augmentation, REFERENCE), (*place, METHOD, row.augmentation))
+        cells = [row.algorithm, f"{row.data_fraction:.0%}", f"`{row.augmentation}`", f"{row.datasets} × {row.seeds}"]
+        cells.append(f"{row.value:.1f} ({row.low:.1f} to {row.high:.1f})")
+        if above in known.index:
+            pair = known.loc[above]
+            cells += [_difference(pair), f"{int(pair['better'])} of {int(pair['datasets'])}"]
+        else:
+            cells += ["–", "–"]
+        cells += [_difference(known.loc[lead]), _chance(known.loc[lead])] if lead in known.index else ["–", "–"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _difference(pair: pd.Series) -> str:
+    return f"{pair['iqm_difference']:+.1f} ({pair['low']:+.1f} to {pair['high']:+.1f})"
+
+
+def _chance(pair: pd.Series) -> str:
+    names = ("probability_of_improvement", "probability_low", "probability_high")
+    value, low, high = (pair[name] for name in names)
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"

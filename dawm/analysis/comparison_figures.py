@@ -1,0 +1,180 @@
+"""Figures of stage `compare`: arms against each other, from its tables alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dawm.analysis.style import ALGORITHMS, COLORS, GREY, STYLE, save
+
+REFERENCES = ("bc", "bc_10")
+"""Learners that are shown as lines beside the others."""
+REFERENCE, METHOD = "real", "dawm"
+"""The arms that the others are measured by."""
+LINES = ("-", "--", ":")
+
+
+def draw_comparison(tables: Mapping[str, pd.DataFrame], output: Path) -> list[str]:
+    """Writes every figure that `compare`'s tables have data for, as PNG and PDF without dates; returns their names."""
+    aggregates, pairs = tables["aggregates"], tables["pairs"]
+    figures: dict[str, Callable[[], Figure]] = {}
+    if len(aggregates):
+        figures["iqm"] = lambda: intervals(aggregates)
+    if len(pairs):
+        figures["improvement"] = lambda: improvement(whole(pairs))
+        figures["profiles"] = lambda: draw_profiles(whole(tables["profiles"]))
+    if len(tables["differences"]):
+        figures["differences"] = lambda: draw_differences(whole(tables["differences"]))
+    if len(aggregates) and aggregates["data_fraction"].nunique() > 1:
+        figures["small-data"] = lambda: by_fraction(aggregates)
+    with plt.rc_context(STYLE):
+        for name, draw in figures.items():
+            figure = draw()
+            save(figure, output / f"{name}.png", output / f"{name}.pdf")
+            plt.close(figure)
+    return [f"{name}.{kind}" for name in figures for kind in ("png", "pdf")]
+
+
+def whole(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the most data."""
+    return table[table["data_fraction"] == table["data_fraction"].max()]
+
+
+def learners(table: pd.DataFrame) -> list[str]:
+    """In their order, references left out unless there are no others."""
+    names = list(table["algorithm"].unique())
+    return [name for name in names if name not in REFERENCES] or names
+
+
+def learner_panels(table: pd.DataFrame, height: float) -> tuple[Figure, list[tuple[pd.DataFrame, Axes]]]:
+    """A figure with a panel per learner, and each one's rows."""
+    names = learners(table)
+    size = (4.2 * len(names), height)
+    figure, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, sharex=True, layout="constrained")
+    for name, place in zip(names, axes[0], strict=True):
+        place.set_title(ALGORITHMS.get(name, name))
+    return figure, [(table[table["algorithm"] == name], place) for name, place in zip(names, axes[0], strict=True)]
+
+
+def outer_legend(figure: Figure) -> None:
+    """Beside the last panel, of all panels' lines."""
+    handles = {name: line for axes in figure.axes for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.axes[-1].legend(
+        list(handles.values()), list(handles), loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, handlelength=3
+    )
+
+
+def intervals(aggregates: pd.DataFrame) -> Figure:
+    """IQM by arm with its interval, behaviour cloning below; a line at the reference arm's."""
+    table = whole(aggregates[aggregates["statistic"] == "iqm"])
+    cloned = table[table["algorithm"].isin(REFERENCES) & (len(learners(table)) < table["algorithm"].nunique())]
+    most = table.groupby("algorithm").size().max() + len(cloned)
+    figure, panels = learner_panels(table, height=0.9 + 0.27 * most)
+    for rows, axes in panels:
+        for place, row in enumerate([*rows.itertuples(), *cloned.itertuples()]):
+            color = {REFERENCE: "black", METHOD: COLORS[1]}.get(row.augmentation, COLORS[0])
+            bar(axes, place, row.value, row.low, row.high, GREY if place >= len(rows) else color)
+            if row.augmentation == REFERENCE and place < len(rows):
+                axes.axvline(row.value, color="black", linewidth=0.7)
+        names = [*rows["augmentation"], *cloned["algorithm"].map(ALGORITHMS)]
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_xlabel("IQM of the normalised score")
+        axes.grid(axis="y", visible=False)
+    return figure
+
+
+def bar(axes: Axes, place: float, value: float, low: float, high: float, color: str) -> None:
+    """An interval with a tick at its value."""
+    axes.plot([low, high], [place, place], color=color, alpha=0.35, linewidth=7, solid_capstyle="butt")
+    axes.plot(value, place, "|", color=color, markersize=13, markeredgewidth=2.5)
+
+
+def improvement(pairs: pd.DataFrame) -> Figure:
+    """P(a run of the method is better than one of another arm), or of the first arm where there is no such."""
+    method = METHOD if METHOD in set(pairs["augmentation"]) else pairs["augmentation"].iloc[0]
+    table = pairs[pairs["augmentation"] == method]
+    most = table.groupby("algorithm").size().max()
+    figure, panels = learner_panels(table, height=0.8 + 0.27 * most)
+    for rows, axes in panels:
+        for place, row in enumerate(rows.itertuples()):
+            ends = row.probability_low, row.probability_high
+            bar(axes, place, row.probability_of_improvement, *ends, COLORS[0])
+        axes.axvline(0.5, color=GREY, linewidth=1)
+        axes.set_yticks(range(len(rows)), rows["other"])
+        axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(-0.02, 1.02), xlabel=f"P({method} is better)")
+        axes.grid(axis="y", visible=False)
+    return figure
+
+
+def draw_profiles(profiles: pd.DataFrame) -> Figure:
+    """Share of an arm's runs above each score."""
+    styles = arm_styles(profiles)
+    top = profiles.loc[profiles["high"] > 0, "score"].max()
+    figure, panels = learner_panels(profiles, height=3.2)
+    for rows, axes in panels:
+        for arm, line in rows.groupby("augmentation", sort=False):
+            color, dash = styles[str(arm)]
+            axes.fill_between(line["score"], line["low"], line["high"], color=color, alpha=0.08, linewidth=0)
+            axes.plot(line["score"], line["share"], color=color, linestyle=dash, linewidth=1.4, label=arm)
+        axes.set(xlim=(0, top + 2), ylim=(0, 1.02), xlabel="normalised score τ", ylabel="share of runs above τ")
+    outer_legend(figure)
+    return figure
+
+
+def by_fraction(aggregates: pd.DataFrame) -> Figure:
+    """IQM by the share of the data that everything was trained on."""
+    table = aggregates[aggregates["statistic"] == "iqm"]
+    styles = arm_styles(table)
+    figure, panels = learner_panels(table, height=3.2)
+    for rows, axes in panels:
+        for arm, line in rows.groupby("augmentation", sort=False):
+            color, dash = styles[str(arm)]
+            ordered = line.sort_values("data_fraction")
+            place = 100 * ordered["data_fraction"]
+            axes.fill_between(place, ordered["low"], ordered["high"], color=color, alpha=0.12, linewidth=0)
+            axes.plot(place, ordered["value"], "o", color=color, linestyle=dash, markersize=4, label=arm)
+        axes.set_xscale("log")
+        axes.set(xlabel="share of the data, %", ylabel="IQM of the normalised score")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    outer_legend(figure)
+    return figure
+
+
+def arm_styles(table: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Colour and line of every arm: the eight colours that can be told apart, then the same with other lines."""
+    arms = list(dict.fromkeys(table["augmentation"]))
+    palette = COLORS[:8]
+    return {arm: (palette[n % len(palette)], LINES[n // len(palette) % len(LINES)]) for n, arm in enumerate(arms)}
+
+
+def draw_differences(differences: pd.DataFrame) -> Figure:
+    """Mean score minus that of the reference arm, a row per arm and a column per data set."""
+    names = learners(differences)
+    tasks = list(dict.fromkeys(differences["dataset"]))
+    arms = list(dict.fromkeys(differences["augmentation"]))
+    size = (1.2 + 0.85 * len(tasks), 1.1 + 0.28 * len(arms))
+    figure, axes = plt.subplots(
+        len(names), 1, figsize=(max(size[0], 4), size[1] * len(names)), squeeze=False, layout="constrained"
+    )
+    limit = max(1.0, float(np.nanpercentile(differences["difference"].abs(), 95)))
+    for name, place in zip(names, axes[:, 0], strict=True):
+        rows = differences[differences["algorithm"] == name]
+        grid = rows.pivot(index="augmentation", columns="dataset", values="difference").reindex(arms, columns=tasks)
+        grid = grid.dropna(how="all")
+        place.imshow(grid, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+        for (i, j), value in np.ndenumerate(grid.to_numpy()):
+            ink = "white" if abs(value) > 0.7 * limit else "black"
+            place.text(j, i, f"{value:+.1f}", ha="center", va="center", fontsize=8, color=ink)
+        place.set_xticks(range(len(tasks)), [task.replace("-", "-\n", 1) for task in tasks], fontsize=7)
+        place.set_yticks(range(len(grid)), grid.index)
+        place.set_title(ALGORITHMS.get(name, name))
+        place.grid(visible=False)
+        place.tick_params(length=0)
+    return figure

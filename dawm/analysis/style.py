@@ -1,0 +1,47 @@
+"""The one style of all figures: colours, fonts, names, and files that are the same each time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+
+from matplotlib.figure import Figure
+
+from dawm.data.files import whole_file
+
+# Okabe and Ito's palette: distinguishable with every kind of colour vision.
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442", "#882255"]
+GREY = "#777777"
+STYLE: Any = {
+    "figure.dpi": 150,
+    "savefig.dpi": 150,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "pdf.fonttype": 42,
+}
+ALGORITHMS = {"td3_bc": "TD3+BC", "iql": "IQL", "bc": "BC", "bc_10": "10 % BC"}
+
+
+NO_DATES: dict[str, dict[str, None]] = {
+    ".png": {"Software": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+def save(figure: Figure, *paths: Path) -> None:
+    """The figure as PNG or as PDF with vectors and embedded fonts, by each path's suffix; the same bytes each time."""
+    for path in paths:
+        with whole_file(path) as part:
+            figure.savefig(part, format=path.suffix[1:], metadata=NO_DATES[path.suffix], bbox_inches="tight")

@@ -1,0 +1,199 @@
+"""Arms against each other: numbers that can be recomputed by hand, paired replicates, refusals, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from dawm.analysis.comparison import compare
+from dawm.cli import main
+from dawm.data.sealed import open_sealed
+
+TASKS, SEEDS = ["hopper-medium", "walker2d-medium"], range(5)
+Effect = Callable[[str, str, int], float]
+
+
+def table(arms: dict[str, Effect], algorithm: str = "td3_bc", fraction: float = 1.0) -> pd.DataFrame:
+    """Scores by arm: effect(task, arm, seed) on top of what a task's seed gives to every arm."""
+    base = {(task, seed): 10 * len(task) + 7 * ((3 * seed) % 5) for task in TASKS for seed in SEEDS}
+    return pd.DataFrame(
+        {
+            "experiment": "here",
+            "dataset": task,
+            "algorithm": algorithm,
+            "augmentation": arm,
+            "seed": seed,
+            "world_model_seed": None if arm == "real" else seed % 3,
+            "data_fraction": fraction,
+            "normalized_score_mean10": base[task, seed] + effect(task, arm, seed),
+            "whole": task,
+        }
+        for task in TASKS
+        for arm, effect in arms.items()
+        for seed in SEEDS
+    )
+
+
+def written(folder: Path, *tables: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    folder.mkdir(exist_ok=True)
+    for place, rows in enumerate(tables):
+        rows.to_csv(folder / "scores.csv", index=False, header=place == 0, mode="a" if place else "w")
+    compare([folder / "scores.csv"], folder / "comparison")
+    names = ("aggregates", "pairs", "differences", "profiles")
+    return {name: pd.read_csv(folder / "comparison" / f"{name}.csv") for name in names}
+
+
+def nothing(task: str, arm: str, seed: int) -> float:
+    return 0.0
+
+
+def five(task: str, arm: str, seed: int) -> float:
+    return 5.0
+
+
+def noisy(task: str, arm: str, seed: int) -> float:
+    return float(np.random.default_rng([len(task), len(arm), seed]).normal(3, 10))
+
+
+def test_aggregates_are_those_of_all_runs(tmp_path: Path) -> None:
+    scores = table({"real": nothing, "dawm": noisy})
+    found = written(tmp_path, scores)["aggregates"].set_index(["augmentation", "statistic"])
+    for arm, rows in scores.groupby("augmentation"):
+        values = rows["normalized_score_mean10"]
+        expected = {
+            "iqm": stats.trim_mean(values, 0.25),
+            "mean": values.mean(),
+            "median": rows.groupby("whole")["normalized_score_mean10"].mean().median(),
+            "optimality_gap": (100 - values).clip(lower=0).mean(),
+        }
+        for name, value in expected.items():
+            row = found.loc[arm, name]
+            assert row["value"] == pytest.approx(value, rel=1e-5), (arm, name)
+            assert (row["low"] <= row["value"] <= row["high"] and row["low"] < row["high"]) or name == "optimality_gap"
+            assert (row["datasets"], row["seeds"]) == (2, 5)
+
+
+def test_replicates_are_paired_by_seed(tmp_path: Path) -> None:
+    """An arm that is better by five points for every seed is so in every replicate, however far seeds lie apart."""
+    pairs = written(tmp_path, table({"real": nothing, "dawm": five}))["pairs"].set_index(["augmentation", "other"])
+    row = pairs.loc["dawm", "real"]
+    assert row["iqm_difference"] == pytest.approx(5) == row["low"] == row["high"]
+    assert (row["better"], row["datasets"], row["smallest_difference"], row["largest_difference"]) == (2, 2, 5, 5)
+    assert pairs.loc["real", "dawm"]["iqm_difference"] == pytest.approx(-5)
+    # seeds are seven apart: one of five points more beats itself and all below, 15 of 25 pairs
+    assert row["probability_of_improvement"] == pytest.approx(0.6)
+    assert row["probability_low"] < 0.6 < row["probability_high"]
+
+
+def test_world_models_are_drawn_before_seeds(tmp_path: Path) -> None:
+    """An effect that is the world model's is less sure than one that is the seed's own."""
+
+    def of_world_model(task: str, arm: str, seed: int) -> float:
+        return [0.0, 10.0, 20.0][seed % 3]
+
+    one = written(tmp_path / "grouped", table({"real": nothing, "dawm": of_world_model}))["pairs"]
+    ungrouped = table({"real": nothing, "dawm": of_world_model})
+    ungrouped["world_model_seed"] = None
+    other = written(tmp_path / "alone", ungrouped)["pairs"]
+    widths = [(pairs["high"] - pairs["low"]).iloc[0] for pairs in (one, other)]
+    assert widths[0] > 1.1 * widths[1]
+
+
+def test_differences_are_by_data_set_and_profiles_count_runs(tmp_path: Path) -> None:
+    def on_hopper(task: str, arm: str, seed: int) -> float:
+        return 4.0 if "hopper" in task else -1.0
+
+    scores = table({"real": nothing, "dawm": on_hopper})
+    found = written(tmp_path, scores)
+    rows = found["differences"].set_index(["augmentation", "dataset"])["difference"]
+    assert rows.to_dict() == {("dawm", "hopper-medium"): 4, ("dawm", "walker2d-medium"): -1}
+    values = scores.loc[scores["augmentation"] == "dawm", "normalized_score_mean10"]
+    for row in found["profiles"].query("augmentation == 'dawm'").itertuples():
+        assert row.share == pytest.approx((values > row.score).mean())
+        assert row.low <= row.share <= row.high
+
+
+def test_learners_and_fractions_are_kept_apart(tmp_path: Path) -> None:
+    arms: dict[str, Effect] = {"real": nothing, "dawm": noisy}
+    tables = [table(arms), table(arms, "iql"), table(arms, "td3_bc", 0.1), table({"real": nothing}, "bc")]
+    found = written(tmp_path, *tables)
+    keys = found["aggregates"][["algorithm", "data_fraction"]].drop_duplicates().to_numpy().tolist()
+    assert keys == [["td3_bc", 1.0], ["iql", 1.0], ["td3_bc", 0.1], ["bc", 1.0]]
+    assert set(found["pairs"]["algorithm"]) == {"td3_bc", "iql"}
+    text = (tmp_path / "comparison" / "comparison.md").read_text()
+    assert text.count("\n") == 2 + 2 * 3 + 1 and "| td3_bc | 10% | `dawm` | 2 × 5 |" in text
+
+
+def test_arms_are_compared_on_the_data_sets_that_they_share(tmp_path: Path) -> None:
+    scores = table({"real": nothing, "dawm": five})
+    gone = (scores["augmentation"] == "dawm") & (scores["whole"] == TASKS[1])
+    found = written(tmp_path, scores[~gone])
+    assert set(found["aggregates"]["datasets"]) == {1}
+    assert set(found["differences"]["dataset"]) == {"hopper-medium"}
+
+
+def test_tables_of_several_experiments_are_read_together(tmp_path: Path) -> None:
+    both = table({"real": nothing, "dawm": noisy})
+    for arm, rows in both.groupby("augmentation"):
+        rows.to_csv(tmp_path / f"{arm}.csv", index=False)
+    files = [str(tmp_path / f"{arm}.csv") for arm in ("real", "dawm")]
+    assert main(["compare", *files, "--output", str(tmp_path / "apart")]) == 0
+    written(tmp_path, both)
+    for name in ("aggregates", "pairs"):
+        apart, together = (pd.read_csv(tmp_path / place / f"{name}.csv") for place in ("apart", "comparison"))
+        assert len(apart) == len(together)
+    assert set(open_sealed(tmp_path / "apart", "comparison").metadata["scores"]) == set(files)
+
+
+def test_same_scores_make_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        written(tmp_path / name, table({"real": nothing, "dawm": noisy, "joint": five}))
+    one, two = (open_sealed(tmp_path / name / "comparison", "comparison") for name in ("one", "two"))
+    assert one.files == two.files and len(one.files) == 4 + 1 + 2 * 4
+
+
+def test_figures_are_those_that_there_are_data_for(tmp_path: Path) -> None:
+    def drawn(name: str, *tables: pd.DataFrame) -> set[str]:
+        written(tmp_path / name, *tables)
+        return {path.stem for path in (tmp_path / name / "comparison").glob("*.pdf")}
+
+    arms: dict[str, Effect] = {"real": nothing, "dawm": noisy}
+    both = {"iqm", "improvement", "profiles", "differences"}
+    assert drawn("both", table(arms)) == both
+    assert drawn("alone", table({"real": nothing})) == {"iqm"}
+    assert drawn("fractions", table(arms), table(arms, fraction=0.1)) == both | {"small-data"}
+
+
+def test_runs_without_a_score_are_left_out_and_counted(tmp_path: Path) -> None:
+    scores = table({"real": nothing, "dawm": five})
+    scores["normalized_score_mean10"] = np.nan
+    found = written(tmp_path, scores)
+    assert all(rows.empty for rows in found.values())
+    facts = open_sealed(tmp_path / "comparison", "comparison").metadata
+    assert (facts["runs"], facts["runs_without_score"]) == (0, 20)
+
+
+def test_bad_tables_are_refused_with_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = table({"real": nothing, "dawm": five})
+    apart = scores[(scores["augmentation"] == "real") == (scores["whole"] == TASKS[0])]
+    cases = {
+        "twice": (
+            pd.concat([scores, scores.iloc[:1]]),
+            "expected every run once, found hopper-medium/1.0/",
+        ),
+        "column": (scores.drop(columns="whole"), "found no column 'whole'"),
+        "apart": (apart, "td3_bc: expected arms with data sets and seeds in common, found none"),
+    }
+    for name, (rows, sentence) in cases.items():
+        path = tmp_path / f"{name}.csv"
+        rows.to_csv(path, index=False)
+        assert main(["compare", str(path), "--output", str(tmp_path / "output")]) == 2
+        error = capsys.readouterr().err
+        assert sentence in error and error.count("\n") == 1
+    assert main(["compare", str(tmp_path / "none.csv"), "--output", str(tmp_path / "output")]) == 2
+    assert not (tmp_path / "output").exists()
