@@ -11,13 +11,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dawm.analysis.style import ALGORITHMS, COLORS, GREY, STYLE, save
+from dawm.analysis.style import ALGORITHMS, COLORS, GREY, REFERENCES, STYLE, arm_styles, learners, save
 
-REFERENCES = ("bc", "bc_10")
-"""Learners that are shown as lines beside the others."""
 REFERENCE, METHOD = "real", "dawm"
 """The arms that the others are measured by."""
-LINES = ("-", "--", ":")
 
 
 def draw_comparison(tables: Mapping[str, pd.DataFrame], output: Path) -> list[str]:
@@ -44,12 +41,6 @@ def draw_comparison(tables: Mapping[str, pd.DataFrame], output: Path) -> list[st
 def whole(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the most data."""
     return table[table["data_fraction"] == table["data_fraction"].max()]
-
-
-def learners(table: pd.DataFrame) -> list[str]:
-    """In their order, references left out unless there are no others."""
-    names = list(table["algorithm"].unique())
-    return [name for name in names if name not in REFERENCES] or names
 
 
 def learner_panels(table: pd.DataFrame, height: float) -> tuple[Figure, list[tuple[pd.DataFrame, Axes]]]:
@@ -115,7 +106,7 @@ def improvement(pairs: pd.DataFrame) -> Figure:
 
 def draw_profiles(profiles: pd.DataFrame) -> Figure:
     """Share of an arm's runs above each score."""
-    styles = arm_styles(profiles)
+    styles = arm_styles(profiles["augmentation"])
     top = profiles.loc[profiles["high"] > 0, "score"].max()
     figure, panels = learner_panels(profiles, height=3.2)
     for rows, axes in panels:
@@ -131,7 +122,7 @@ def draw_profiles(profiles: pd.DataFrame) -> Figure:
 def by_fraction(aggregates: pd.DataFrame) -> Figure:
     """IQM by the share of the data that everything was trained on."""
     table = aggregates[aggregates["statistic"] == "iqm"]
-    styles = arm_styles(table)
+    styles = arm_styles(table["augmentation"])
     figure, panels = learner_panels(table, height=3.2)
     for rows, axes in panels:
         for arm, line in rows.groupby("augmentation", sort=False):
@@ -145,13 +136,6 @@ def by_fraction(aggregates: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     outer_legend(figure)
     return figure
-
-
-def arm_styles(table: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Colour and line of every arm: the eight colours that can be told apart, then the same with other lines."""
-    arms = list(dict.fromkeys(table["augmentation"]))
-    palette = COLORS[:8]
-    return {arm: (palette[n % len(palette)], LINES[n // len(palette) % len(LINES)]) for n, arm in enumerate(arms)}
 
 
 def draw_differences(differences: pd.DataFrame) -> Figure:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dawm.analysis.fidelity import REAL, STILL
-from dawm.analysis.style import COLORS, GREY, STYLE, save
+from dawm.analysis.style import GREY, STYLE, Styles, arm_styles, save
 from dawm.analysis.tables import assessed, check_scales, read_csv, write_table
 from dawm.config import Experiment, as_mapping
 from dawm.data.files import only_writer, write_text
@@ -45,14 +45,14 @@ def write_fidelity(results: Path, experiment: Experiment) -> None:
     assessments = {key: open_sealed(layout.assessment(*key), "assessment") for key in all_synthetic_sets(experiment)}
     models = {key: open_sealed(folder, key[1]) for key, folder in trained_models(layout, experiment).items()}
     table = assessed(assessments, "fidelity.csv")
-    colors = {name: COLORS[place % len(COLORS)] for place, name in enumerate(experiment.generators)}
+    styles = arm_styles(experiment.generators)
     with only_writer(layout.fidelity):
         unseal(layout.fidelity)
         write_table(layout.fidelity / "fidelity.csv", table)
         write_table(layout.fidelity / "models.csv", last_evaluations(models))
         write_text(layout.fidelity / "fidelity.md", markdown(table))
         with plt.rc_context(STYLE):
-            figure = page(table, colors)
+            figure = page(table, styles)
             save(figure, layout.fidelity / "fidelity.png", layout.fidelity / "fidelity.pdf")
             plt.close(figure)
         seal(
@@ -116,7 +116,7 @@ def _cell(numbers: pd.DataFrame, key: tuple[str, str, str], interval: bool) -> s
     return f"{row['value']:.3f}" + (f" ({row['low']:.3f} to {row['high']:.3f})" if interval else "")
 
 
-def page(table: pd.DataFrame, colors: dict[str, str]) -> Figure:
+def page(table: pd.DataFrame, styles: Styles) -> Figure:
     """A row for each data set: error by horizon step, its two parts, distances from real data, novelty."""
     datasets = list(table["dataset"].unique())
     figure, grid = plt.subplots(
@@ -130,7 +130,7 @@ def page(table: pd.DataFrame, colors: dict[str, str]) -> Figure:
     numbers = pooled(table)
     for row, dataset in zip(grid, datasets, strict=True):
         chosen = numbers[numbers["dataset"] == dataset]
-        judged = {arm: colors[arm] for arm in arms_of(table, dataset) if arm in colors}
+        judged = {arm: styles[arm] for arm in arms_of(table, dataset) if arm in styles}
         by_horizon(row[0], table[table["dataset"] == dataset], judged)
         row[0].set_title(dataset)
         parts_of_error(row[1], chosen, judged)
@@ -144,46 +144,47 @@ def page(table: pd.DataFrame, colors: dict[str, str]) -> Figure:
     return figure
 
 
-def by_horizon(axes: Axes, table: pd.DataFrame, colors: dict[str, str]) -> None:
+def by_horizon(axes: Axes, table: pd.DataFrame, styles: Styles) -> None:
     """Median state error with its interval at each step, on a logarithmic axis between floor and ceiling."""
     chosen = table[table["quantity"] == "state_error"]
-    for arm, color in colors.items():
+    for arm, (color, line) in styles.items():
         steps = chosen[(chosen["augmentation"] == arm) & (chosen["horizon_step"] > 0)]
         means = steps.groupby("horizon_step")[["value", "low", "high"]].mean()
         axes.fill_between(means.index, means["low"], means["high"], color=color, alpha=0.18, linewidth=0)
-        axes.plot(means.index, means["value"], "o-", color=color, markersize=4, label=arm)
+        axes.plot(means.index, means["value"], "o", color=color, linestyle=line, markersize=4, label=arm)
     ceiling = chosen.loc[chosen["augmentation"] == STILL, "value"].mean()
     axes.axhline(ceiling, color=GREY, linestyle="--", linewidth=1.2, label="nothing moves")
     axes.set(yscale="log", xlabel="horizon step", ylabel="state error (one-step changes)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def parts_of_error(axes: Axes, numbers: pd.DataFrame, colors: dict[str, str]) -> None:
+def parts_of_error(axes: Axes, numbers: pd.DataFrame, styles: Styles) -> None:
     """What no action could mend, and lighter, what the given action adds, for each generator."""
     values = numbers.pivot(index="augmentation", columns="quantity", values="value")
-    start = np.zeros(len(colors))
+    start = np.zeros(len(styles))
     for quantity, alpha in {"state_error_at_best_action": 1.0, "state_error_of_action": 0.4}.items():
         if quantity not in values:
             axes.text(0.5, 0.5, "not searched", ha="center", color=GREY, transform=axes.transAxes)
             return
-        length = values.loc[list(colors), quantity].to_numpy()
-        axes.barh(range(len(colors)), length, left=start, color=list(colors.values()), alpha=alpha)
+        length = values.loc[list(styles), quantity].to_numpy()
+        colors = [color for color, _ in styles.values()]
+        axes.barh(range(len(styles)), length, left=start, color=colors, alpha=alpha)
         start = start + length
-    axes.set_yticks(range(len(colors)), list(colors))
+    axes.set_yticks(range(len(styles)), list(styles))
     axes.invert_yaxis()
     axes.set_xlabel("median state error: states' part (dark), action's (light)")
     axes.grid(axis="y", visible=False)
 
 
-def beside_real(axes: Axes, numbers: pd.DataFrame, quantity: str, colors: dict[str, str]) -> None:
+def beside_real(axes: Axes, numbers: pd.DataFrame, quantity: str, styles: Styles) -> None:
     """A quantity of each generator with its interval; dotted: of real held-out transitions."""
     chosen = numbers[numbers["quantity"] == quantity].set_index("augmentation")
-    for place, (arm, color) in enumerate(colors.items()):
+    for place, (arm, (color, _)) in enumerate(styles.items()):
         low, value, high = chosen.loc[arm, ["low", "value", "high"]]
         axes.plot([low, high], [place, place], color=color, linewidth=5, alpha=0.35, solid_capstyle="butt")
         axes.plot(value, place, "o", color=color, markersize=5)
     axes.axvline(chosen.loc[REAL, "value"], color=GREY, linestyle=":", linewidth=1.4)
-    axes.set_yticks(range(len(colors)), list(colors))
+    axes.set_yticks(range(len(styles)), list(styles))
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set_xlabel("dotted: real, held out")

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from dawm.analysis.fidelity import REAL, STILL
 from dawm.analysis.statistics import bootstrap_interval, interquartile_mean
-from dawm.analysis.style import ALGORITHMS, COLORS, GREY, STYLE, save
+from dawm.analysis.style import ALGORITHMS, COLORS, GREY, STYLE, Styles, arm_styles, learners, save
 from dawm.analysis.tables import read_csv
 from dawm.data.sealed import Sealed, open_sealed
 
@@ -43,19 +43,19 @@ def draw_all(tables: Path, output: Path) -> None:
 def learning_curves(sealed: Sealed) -> Figure:
     """Score against gradient steps: mean over seeds, and a 95 % bootstrap interval of it."""
     curves, datasets = read_csv(sealed, "learning_curves.csv"), read_csv(sealed, "datasets.csv")
-    colors = arm_colors(sealed)
+    styles = styles_of(sealed)
     figure, panels = grid(curves)
     for (dataset, algorithm), axes in panels.items():
         chosen = of_panel(curves, dataset, algorithm)
         scored = chosen["normalized_score"].notna().any()
         quantity = "normalized_score" if scored else "return_mean"
         for arm, group in chosen.groupby("augmentation", sort=False):
-            color = colors[arm]
+            color, line = styles[str(arm)]
             table = group.pivot_table(index="step", columns="seed", values=quantity)
             steps, mean = table.index.to_numpy(), table.mean(axis=1).to_numpy()
             interval = np.array([bootstrap_interval(row, np.mean, seed=0) for row in table.to_numpy()])
             axes.fill_between(steps, interval[:, 0], interval[:, 1], color=color, alpha=0.18, linewidth=0)
-            axes.plot(steps, mean, color=color, label=arm)
+            axes.plot(steps, mean, color=color, linestyle=line, label=arm)
         behaviour = datasets.set_index("dataset").loc[dataset, "normalized_score_mean" if scored else "return_mean"]
         axes.axhline(behaviour, color=GREY, linestyle=":", linewidth=1.2, label="mean of the data")
         axes.set_ylim(bottom=min(0.0, chosen[quantity].min()))
@@ -67,7 +67,7 @@ def learning_curves(sealed: Sealed) -> Figure:
 
 def score_intervals(sealed: Sealed) -> Figure:
     """Score by arm: one dot per seed (mean of the last 10 evaluations), their IQM with a 95 % bootstrap interval."""
-    scores, colors = read_csv(sealed, "scores.csv"), arm_colors(sealed)
+    scores, styles = read_csv(sealed, "scores.csv"), styles_of(sealed)
     figure, panels = grid(scores, height=2.0)
     for (dataset, algorithm), axes in panels.items():
         chosen = of_panel(scores, dataset, algorithm)
@@ -75,7 +75,7 @@ def score_intervals(sealed: Sealed) -> Figure:
         scored = chosen["normalized_score_mean10"].notna().any()
         quantity = "normalized_score_mean10" if scored else "return_last"
         for place, arm in enumerate(arms):
-            color = colors[arm]
+            color = styles[arm][0]
             values = chosen.loc[chosen["augmentation"] == arm, quantity].to_numpy()
             low, high = bootstrap_interval(values, interquartile_mean, seed=0)
             axes.plot([low, high], [place, place], color=color, alpha=0.35, linewidth=7, solid_capstyle="butt")
@@ -91,13 +91,13 @@ def score_intervals(sealed: Sealed) -> Figure:
 
 def values_against_scores(sealed: Sealed) -> Figure:
     """What critics expect against what policies earn: a line per seed through its evaluations, a dot at the last."""
-    curves, colors = read_csv(sealed, "learning_curves.csv"), arm_colors(sealed)
+    curves, styles = read_csv(sealed, "learning_curves.csv"), styles_of(sealed)
     figure, panels = grid(curves)
     for (dataset, algorithm), axes in panels.items():
         chosen = of_panel(curves, dataset, algorithm)
         scored = chosen["normalized_score"].notna().any()
         quantity = "normalized_score" if scored else "return_mean"
-        for run, line in lines_of_seeds(chosen, colors):
+        for run, line in lines_of_seeds(chosen, styles):
             axes.plot(run[quantity], run["q"], alpha=0.45, linewidth=0.9, **line)
             axes.plot(run[quantity].iloc[-1:], run["q"].iloc[-1:], "o", color=line["color"], markersize=4)
         if chosen["q"].isna().all():
@@ -109,10 +109,10 @@ def values_against_scores(sealed: Sealed) -> Figure:
 
 def batch_composition(sealed: Sealed) -> Figure:
     """Share of real rows in the batches, as they were drawn: one line per seed."""
-    curves, colors = read_csv(sealed, "learning_curves.csv"), arm_colors(sealed)
+    curves, styles = read_csv(sealed, "learning_curves.csv"), styles_of(sealed)
     figure, panels = grid(curves, height=2.0)
     for (dataset, algorithm), axes in panels.items():
-        for run, line in lines_of_seeds(of_panel(curves, dataset, algorithm), colors):
+        for run, line in lines_of_seeds(of_panel(curves, dataset, algorithm), styles):
             axes.plot(run["step"], run["real_share"], linewidth=1, **line)
         axes.set(ylim=(-0.05, 1.05), ylabel="real share")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
@@ -122,7 +122,7 @@ def batch_composition(sealed: Sealed) -> Figure:
 
 def fidelity_by_horizon(sealed: Sealed) -> Figure:
     """Median error of the next state and of the reward by horizon step, against real data and "nothing moves"."""
-    table, colors = read_csv(sealed, "fidelity.csv"), arm_colors(sealed)
+    table, styles = read_csv(sealed, "fidelity.csv"), styles_of(sealed)
     datasets = list(table["dataset"].unique())
     quantities = {
         "state_error": "next-state error\n(one-step changes of the data)",
@@ -142,10 +142,10 @@ def fidelity_by_horizon(sealed: Sealed) -> Figure:
                 continue
             imagined = chosen[chosen["horizon_step"] > 0]
             for arm, group in imagined.groupby("augmentation"):
-                color = colors.get(arm, "#000000")
+                color, line = styles.get(str(arm), ("black", "-"))
                 means = group.groupby("horizon_step")[["value", "low", "high"]].mean()  # over world-model seeds
                 axes.fill_between(means.index, means["low"], means["high"], color=color, alpha=0.18, linewidth=0)
-                axes.plot(means.index, means["value"], "o-", color=color, markersize=4, label=arm)
+                axes.plot(means.index, means["value"], "o", color=color, linestyle=line, markersize=4, label=arm)
             floor, ceiling = (chosen.loc[chosen["augmentation"] == name, "value"].mean() for name in (REAL, STILL))
             axes.axhline(ceiling, color=GREY, linestyle="--", linewidth=1.2, label=f"nothing moves: {ceiling:.2g}")
             axes.plot([], [], " ", label=f"real, held out: {floor:.0e}")  # far below the axis
@@ -180,26 +180,26 @@ def inferred_actions(sealed: Sealed) -> Figure:
     return figure
 
 
-def arm_colors(sealed: Sealed) -> dict[str, str]:
-    """One colour per arm, the same in every figure."""
-    arms = read_csv(sealed, "scores.csv")["augmentation"].unique()
-    return {arm: COLORS[place % len(COLORS)] for place, arm in enumerate(arms)}
+def styles_of(sealed: Sealed) -> Styles:
+    """One colour and line per arm, the same in every figure."""
+    return arm_styles(read_csv(sealed, "scores.csv")["augmentation"])
 
 
 def of_panel(table: pd.DataFrame, dataset: str, algorithm: str) -> pd.DataFrame:
     return table[(table["dataset"] == dataset) & (table["algorithm"] == algorithm)]
 
 
-def lines_of_seeds(curves: pd.DataFrame, colors: dict[str, str]) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
-    """Each seed's rows, with its line's colour, and a label for the first seed of an arm."""
+def lines_of_seeds(curves: pd.DataFrame, styles: Styles) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
+    """Each seed's rows, with how its line looks, and a label for the first seed of an arm."""
     for arm, group in curves.groupby("augmentation", sort=False):
         for place, (_, run) in enumerate(group.groupby("seed")):
-            yield run, {"color": colors[str(arm)], "label": arm if place == 0 else None}
+            color, line = styles[str(arm)]
+            yield run, {"color": color, "linestyle": line, "label": arm if place == 0 else None}
 
 
 def grid(table: pd.DataFrame, height: float = 2.9) -> tuple[Figure, dict[tuple[str, str], Axes]]:
-    """One panel per data set (rows) and learner (columns), with its title."""
-    datasets, algorithms = list(table["dataset"].unique()), list(table["algorithm"].unique())
+    """One panel per data set (rows) and learner (columns, see `learners`), with its title."""
+    datasets, algorithms = list(table["dataset"].unique()), learners(table)
     figure, axes = plt.subplots(
         len(datasets),
         len(algorithms),

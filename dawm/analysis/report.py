@@ -38,8 +38,7 @@ def write_report(results: Path, experiment: Experiment) -> None:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"number": number, "points": points}
-    environment.globals["learner"] = lambda name: ALGORITHMS.get(name, name)
+    environment.filters |= {"number": number, "points": points, "learner": lambda name: ALGORITHMS.get(name, name)}
     page = environment.get_template(TEMPLATE.name).render(
         experiment=experiment,
         version=__version__,
@@ -106,8 +105,15 @@ def fidelity_table(tables: Sealed) -> list[dict]:
 
 
 def action_table(tables: Sealed) -> list[dict]:
-    rows = [row for row in readable(tables, "fidelity.csv") if row["quantity"].startswith("action_error")]
-    return [row | {"dimension": row["quantity"].removeprefix("action_error").lstrip("_") or "all"} for row in rows]
+    """Of every inverse dynamics model once, however many recipes share it."""
+    known = {
+        tuple(row[name] for name in ("dataset", "world_model_seed", "quantity", "value")): row
+        for row in readable(tables, "fidelity.csv")
+        if row["quantity"].startswith("action_error")
+    }
+    return [
+        row | {"dimension": row["quantity"].removeprefix("action_error").lstrip("_") or "all"} for row in known.values()
+    ]
 
 
 def readable(tables: Sealed, name: str) -> list[dict]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import pandas as pd
 
 matplotlib.use("agg")
 
@@ -14,7 +16,7 @@ from matplotlib.figure import Figure
 from dawm.data.files import whole_file
 
 # Okabe and Ito's palette: distinguishable with every kind of colour vision.
-COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442", "#882255"]
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
 GREY = "#777777"
 STYLE: Any = {
     "figure.dpi": 150,
@@ -32,6 +34,25 @@ STYLE: Any = {
     "pdf.fonttype": 42,
 }
 ALGORITHMS = {"td3_bc": "TD3+BC", "iql": "IQL", "bc": "BC", "bc_10": "10 % BC"}
+REFERENCES = ("bc", "bc_10")
+"""Learners that the others are measured by; they get no panels beside others."""
+LINES = ("-", "--", ":")
+
+
+def learners(table: pd.DataFrame) -> list[str]:
+    """Those of a column `algorithm` in their order, references left out unless there are no others."""
+    names = [str(name) for name in table["algorithm"].unique()]
+    return [name for name in names if name not in REFERENCES] or names
+
+
+Styles = Mapping[str, tuple[str, str]]
+"""Colour and line by arm."""
+
+
+def arm_styles(arms: Iterable[str]) -> Styles:
+    """Colour and line of every arm: the eight colours that can be told apart, then the same with other lines."""
+    names = list(dict.fromkeys(arms))
+    return {arm: (COLORS[n % len(COLORS)], LINES[n // len(COLORS) % len(LINES)]) for n, arm in enumerate(names)}
 
 
 NO_DATES: dict[str, dict[str, None]] = {
