@@ -242,7 +242,7 @@ def test_unknown_local_data_set_is_refused_with_the_known_ones(refused, output, 
 @pytest.mark.parametrize("name", ["hopper", "HDF5:x", "/data/hopper_medium-v2.hdf5", "random:Pendulum-v1"])
 def test_unknown_kind_of_source_is_refused(refused, output, name):
     message = refused("export", "--settings", json.dumps({"source": name}), "--output", output)
-    known = "local/NAME, d4rl/NAME, minari/ID, hdf5:PATH or random (with `environment`)"
+    known = "local/NAME, d4rl/NAME, minari/ID, hdf5:PATH, part/NAME or random (with `environment`)"
     assert message == f"dawm export: source: expected {known}, found {name!r}"
 
 

@@ -152,7 +152,7 @@ def test_only_the_reference_rows_are_judged(two_steps: Path, parts: tuple[Path, 
     assert "| dwm |" not in (page := markdown(table)) and "| hopper | nothing moves |" in page
     own = table[table["augmentation"] == "nothing_moves"].assign(augmentation="dawm", horizon_step=0)
     both = pd.concat([table, own])
-    drawn = fidelity_figure(both, {"dwm": "#000000", "dawm": "#0072B2"})
+    drawn = fidelity_figure(both, {"dwm": ("#000000", "-"), "dawm": ("#0072B2", "-")})
     assert [label.get_text() for label in drawn.axes[2].get_yticklabels()] == ["dawm"]
     plt.close(drawn)
     lines = [line.split(",") for line in (tmp_path / "fidelity.csv").read_text().splitlines()[1:]]
