@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ from dawm.config import (
     TD3BCSettings,
     WorldModelSettings,
 )
+from dawm.data.sealed import open_sealed
 from dawm.errors import DivergedError
 from dawm.randomness import derived_seed, generator
 from dawm.training import adam, average_into, cosine_rate, ema_rate, refuse_diverged, train
@@ -217,6 +219,21 @@ def test_exploding_values_end_a_learner(dataset: Path, tmp_path: Path, capsys: p
         and "there is no checkpoint yet" in said
     )
     assert not (tmp_path / "provenance.json").exists()
+
+
+def test_exploding_values_may_be_followed_to_the_end(dataset: Path, tmp_path: Path) -> None:
+    settings = {"hidden": 16, "batch_size": 16, "gradient_steps": 1280, "learning_rate": 30.0, "evaluate_every": 640}
+    options = ["--algorithm", "td3_bc", "--dataset", str(dataset), "--device", "cpu"]
+    assert main(["train-policy", *options, "--settings", json.dumps(settings), "--output", str(tmp_path / "a")]) == 2
+    followed = json.dumps(settings | {"largest_q": None, "evaluation_episodes": 1})
+    assert main(["train-policy", *options, "--settings", followed, "--output", str(tmp_path / "b")]) == 0
+    sealed = open_sealed(tmp_path / "b", "policy")
+    metrics, evaluations = (
+        list(csv.DictReader(sealed.read(f"{name}.csv").decode().splitlines())) for name in ("metrics", "evaluations")
+    )
+    assert max(abs(float(row["q"])) for row in metrics) > 1e4
+    assert [row["step"] for row in evaluations] == ["640", "1280"]
+    assert not (tmp_path / "a" / "provenance.json").exists()
 
 
 def test_checkpoint_of_another_run_is_not_used(

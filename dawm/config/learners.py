@@ -23,6 +23,12 @@ class LearnerSettings:
     evaluate_every: int = setting("gradient steps between two evaluations", 5000, minimum=1)
     evaluation_episodes: int = setting("episodes of one evaluation", 10, minimum=1)
     checkpoint_every: int = setting("gradient steps between two checkpoints", 10_000, minimum=1)
+    largest_q: float | None = setting(
+        "a run stops where its mean Q is beyond this multiple of what the data's rewards could add up to; null: only "
+        "where it is not finite, so that a run whose values explode is evaluated to its end",
+        10.0,
+        minimum=1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

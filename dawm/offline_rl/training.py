@@ -86,7 +86,7 @@ def train_policies(
     Raises DivergedError at the end for runs that diverged; the others are sealed.
     """
     data = open_sealed(dataset, "dataset")
-    settings = with_preset(settings, data.provenance["settings"].get("source", ""))
+    settings = with_preset(settings, data.metadata.get("parent", data.provenance["settings"].get("source", "")))
     chosen = {"algorithm": algorithm, "real_fraction": real_fraction}
     jobs = []
     for run in runs:
@@ -143,7 +143,7 @@ class PolicyTraining:
         actions = ActionScaler.between(self.task.action_low, self.task.action_high)
         scale = reward_scale(real, settings.normalize_rewards)
         self.units = Units(observation_normalizer(real, settings.normalize_observations), actions, scale)
-        self.limits = value_limits(real, settings.discount, scale)
+        self.limits = value_limits(real, settings, scale)
         if isinstance(settings, BCSettings):
             real = best_episodes(real, settings.best_episodes)
         opened = {job.inputs["synthetic"].digest: job.inputs["synthetic"] for job in jobs if "synthetic" in job.inputs}
@@ -240,8 +240,9 @@ def best_episodes(real: Table, share: float) -> Table:
     return real.episodes(np.argsort(-returns, kind="stable")[:count])
 
 
-def value_limits(real: Table, discount: float, scale: float) -> dict[str, float]:
-    """Ten times the largest value that the data's rewards could add up to, Σ γ^t max |r|; none where γ is 1."""
-    if discount == 1:
+def value_limits(real: Table, settings: LearnerSettings, scale: float) -> dict[str, float]:
+    """`largest_q` times the largest value that the data's rewards could add up to, Σ γ^t max |r|; none where γ is 1."""
+    if settings.discount == 1 or settings.largest_q is None:
         return {}
-    return {"q": 10 * scale * float(np.abs(real.reward).max()) / (1 - discount) + 1.0}
+    most = scale * float(np.abs(real.reward).max()) / (1 - settings.discount)
+    return {"q": settings.largest_q * most + 1.0}
