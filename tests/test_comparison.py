@@ -44,7 +44,7 @@ def written(folder: Path, *tables: pd.DataFrame) -> dict[str, pd.DataFrame]:
     for place, rows in enumerate(tables):
         rows.to_csv(folder / "scores.csv", index=False, header=place == 0, mode="a" if place else "w")
     compare([folder / "scores.csv"], folder / "comparison")
-    names = ("aggregates", "pairs", "differences", "profiles")
+    names = ("aggregates", "pairs", "differences", "profiles", "budgets")
     return {name: pd.read_csv(folder / "comparison" / f"{name}.csv") for name in names}
 
 
@@ -154,7 +154,7 @@ def test_same_scores_make_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         written(tmp_path / name, table({"real": nothing, "dawm": noisy, "joint": five}))
     one, two = (open_sealed(tmp_path / name / "comparison", "comparison") for name in ("one", "two"))
-    assert one.files == two.files and len(one.files) == 4 + 1 + 2 * 4
+    assert one.files == two.files and len(one.files) == 5 + 1 + 2 * 4
 
 
 def test_figures_are_those_that_there_are_data_for(tmp_path: Path) -> None:
@@ -167,6 +167,25 @@ def test_figures_are_those_that_there_are_data_for(tmp_path: Path) -> None:
     assert drawn("both", table(arms)) == both
     assert drawn("alone", table({"real": nothing})) == {"iqm"}
     assert drawn("fractions", table(arms), table(arms, fraction=0.1)) == both | {"small-data"}
+
+
+def test_families_of_arms_show_what_choosing_among_them_costs(tmp_path: Path) -> None:
+    arms: dict[str, Effect] = {
+        "real": nothing,
+        "dawm": five,
+        "dawm__far": lambda task, arm, seed: 9.0,
+        "dawm__near": lambda task, arm, seed: 1.0,
+    }
+    scores = table(arms)
+    found = written(tmp_path, scores)["budgets"]
+    base = scores.loc[scores["augmentation"] == "real", "normalized_score_mean10"].mean()
+    assert set(found["family"]) == {"dawm"} and found["configurations"].tolist() == [1, 2, 3]
+    np.testing.assert_allclose(found["fixed"], base + 5, rtol=1e-5)
+    np.testing.assert_allclose(
+        found["value"] - base, [5, (1 + 3 * 5 + 5 * 9) / 9, (1 + 7 * 5 + 19 * 9) / 27], rtol=1e-4
+    )
+    assert (found["low"] < found["value"]).all() and (found["value"] < found["high"]).all()
+    assert (tmp_path / "comparison" / "budget.png").is_file()
 
 
 def test_runs_without_a_score_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from dawm.analysis.statistics import (
     bootstrap_interval,
+    expected_best,
     interquartile_mean,
     percentile_interval,
     performance_profile,
@@ -123,3 +126,13 @@ def test_performance_profile_counts_what_is_above() -> None:
     values = np.array([[0.0, 10, 10, 30], [5, 6, 7, 8]])
     found = performance_profile(values, np.array([0.0, 10, 29]))
     assert found.tolist() == [[0.75, 0.25, 0.25], [1.0, 0.0, 0.0]]
+
+
+def test_expected_best_is_the_mean_over_all_draws() -> None:
+    values = np.array([3.0, 1.0, 7.0, 1.5])
+    for k in (1, 2, 3):
+        draws = [max(drawn) for drawn in itertools.product(values, repeat=k)]
+        np.testing.assert_allclose(expected_best(values, np.array([k])), np.mean(draws))
+    stacked = expected_best(np.stack([values, 2 * values]), np.array([1, 2]))
+    np.testing.assert_allclose(stacked[1], 2 * stacked[0])
+    assert expected_best(values, np.array([1000]))[0] == pytest.approx(7)

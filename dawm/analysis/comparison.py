@@ -20,6 +20,7 @@ import pandas as pd
 from dawm.analysis.comparison_figures import METHOD, REFERENCE, draw_comparison
 from dawm.analysis.statistics import (
     RESAMPLES,
+    expected_best,
     interquartile_mean,
     percentile_interval,
     performance_profile,
@@ -33,6 +34,8 @@ from dawm.errors import InputError
 
 SCORE = "normalized_score_mean10"
 KEY = ["whole", "data_fraction", "algorithm", "augmentation", "seed"]
+VARIANT = "__"
+"""Between an arm's name and what is different in one of its variants."""
 THRESHOLDS = np.arange(0.0, 121.0, 2.0)
 
 
@@ -62,7 +65,7 @@ class Panel:
 
 
 def compare(scores: Sequence[Path], output: Path) -> None:
-    """Writes `output`: aggregates.csv, pairs.csv, differences.csv, profiles.csv, comparison.md and figures, sealed.
+    """Writes `output`: a CSV file for each of TABLES, comparison.md and figures, sealed.
 
     scores: tables `scores.csv` of one or several experiments; runs without a normalised score are left out.
     """
@@ -214,6 +217,33 @@ def difference_rows(panel: Panel) -> Iterator[dict[str, object]]:
                 yield {**place, "score": scores.mean(), "difference": (scores - others).mean()}
 
 
+def budget_rows(panel: Panel) -> Iterator[dict[str, object]]:
+    """Of every family of arms (NAME and NAME__variant): the mean score to be expected of the best of k configurations
+    that were tried online, and NAME's own, which costs no trial."""
+    families: dict[str, list[str]] = {}
+    for arm in panel.scores:
+        families.setdefault(arm.partition(VARIANT)[0], []).append(arm)
+    for family, arms in families.items():
+        if len(arms) < 2:
+            continue
+        tried = np.arange(1, len(arms) + 1)
+        means = np.array([panel.scores[arm].mean() for arm in arms])
+        replicates = np.stack([panel.replicated(arm).mean((-1, -2)) for arm in arms], axis=-1)
+        low, high = percentile_interval(expected_best(replicates, tried))
+        fixed = panel.scores[family].mean() if family in panel.scores else np.nan
+        for place, value in enumerate(expected_best(means, tried)):
+            yield {
+                "algorithm": panel.algorithm,
+                "data_fraction": panel.data_fraction,
+                "family": family,
+                "configurations": int(tried[place]),
+                "value": value,
+                "low": low[place],
+                "high": high[place],
+                "fixed": fixed,
+            }
+
+
 PANEL = ["algorithm", "data_fraction", "augmentation"]
 TABLES: dict[str, tuple[Callable[[Panel], Iterator[dict[str, object]]], list[str]]] = {
     "aggregates": (aggregate_rows, [*PANEL, "statistic", "value", "low", "high", "datasets", "seeds"]),
@@ -227,6 +257,7 @@ TABLES: dict[str, tuple[Callable[[Panel], Iterator[dict[str, object]]], list[str
     ),
     "differences": (difference_rows, [*PANEL, "dataset", "score", "difference"]),
     "profiles": (profile_rows, [*PANEL, "score", "share", "low", "high"]),
+    "budgets": (budget_rows, [*PANEL[:2], "family", "configurations", "value", "low", "high", "fixed"]),
 }
 """What makes the rows of each table, and its columns, which an empty one has too."""
 

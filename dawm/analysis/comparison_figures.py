@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dawm.analysis.style import ALGORITHMS, COLORS, GREY, REFERENCES, STYLE, arm_styles, learners, save
 
@@ -28,6 +29,8 @@ def draw_comparison(tables: Mapping[str, pd.DataFrame], output: Path) -> list[st
         figures["profiles"] = lambda: draw_profiles(whole(tables["profiles"]))
     if len(tables["differences"]):
         figures["differences"] = lambda: draw_differences(whole(tables["differences"]))
+    if len(tables["budgets"]):
+        figures["budget"] = lambda: by_budget(whole(tables["budgets"]))
     if len(aggregates) and aggregates["data_fraction"].nunique() > 1:
         figures["small-data"] = lambda: by_fraction(aggregates)
     with plt.rc_context(STYLE):
@@ -134,6 +137,22 @@ def by_fraction(aggregates: pd.DataFrame) -> Figure:
         axes.set_xscale("log")
         axes.set(xlabel="share of the data, %", ylabel="IQM of the normalised score")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    outer_legend(figure)
+    return figure
+
+
+def by_budget(budgets: pd.DataFrame) -> Figure:
+    """Score to be expected of the best of k configurations; dotted: of the one that was fixed beforehand."""
+    styles = arm_styles(budgets["family"])
+    figure, panels = learner_panels(budgets, height=3.2)
+    for rows, axes in panels:
+        for family, line in rows.groupby("family", sort=False):
+            color, dash = styles[str(family)]
+            axes.fill_between(line["configurations"], line["low"], line["high"], color=color, alpha=0.12, linewidth=0)
+            axes.plot(line["configurations"], line["value"], color=color, linestyle=dash, label=family)
+            axes.axhline(line["fixed"].iloc[0], color=color, linestyle=":", linewidth=1.2)
+        axes.set(xlabel="configurations tried online", ylabel="expected score of the best")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     outer_legend(figure)
     return figure
 

@@ -62,3 +62,12 @@ def percentile_interval(replicates: np.ndarray, axis: int = 0) -> tuple[np.ndarr
     """Ends of the central 95 % of bootstrap replicates."""
     low, high = np.percentile(replicates, [2.5, 97.5], axis=axis)
     return low, high
+
+
+def expected_best(values: np.ndarray, tried: np.ndarray) -> np.ndarray:
+    """Mean of the best of k configurations that are drawn from those of values [..., n], for each k of `tried`, as
+    [..., k]: Σ v₍ᵢ₎ ((i/n)^k - ((i-1)/n)^k) (Dodge et al. 2019, eq. 7; expected online performance of Kurenkov &
+    Kolesnikov 2022)."""
+    ranks = np.arange(values.shape[-1] + 1) / values.shape[-1]
+    weights = np.diff(ranks ** np.asarray(tried)[:, None], axis=-1)
+    return np.sort(values, axis=-1) @ weights.T
