@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -126,8 +127,7 @@ def panels(table: pd.DataFrame) -> Iterator[Panel]:
             raise InputError(f"{algorithm}: expected arms with data sets and seeds in common, found none")
         whole = shared.groupby("whole", sort=False).size()
         tasks = [task for task in rows["whole"].unique() if task in whole[whole == whole.max()].index]
-        seeds = int(whole.max())
-        scores = {arm: np.stack([shared.loc[task, arm].to_numpy()[:seeds] for task in tasks]) for arm in arms}
+        scores = {arm: np.stack([shared.loc[task, arm].to_numpy() for task in tasks]) for arm in arms}
         rng = np.random.default_rng(0)
         groups = [groups_of(rows, task, shared.loc[task].index) for task in tasks]
         draws = [np.stack([resampled_runs(names, RESAMPLES, rng) for names in groups], axis=1) for _ in range(2)]
@@ -233,8 +233,7 @@ def budget_rows(panel: Panel) -> Iterator[dict[str, object]]:
         fixed = panel.scores[family].mean() if family in panel.scores else np.nan
         for place, value in enumerate(expected_best(means, tried)):
             yield {
-                "algorithm": panel.algorithm,
-                "data_fraction": panel.data_fraction,
+                **_place(panel),
                 "family": family,
                 "configurations": int(tried[place]),
                 "value": value,
@@ -266,6 +265,17 @@ def _place(panel: Panel) -> dict[str, object]:
     return {"algorithm": panel.algorithm, "data_fraction": panel.data_fraction}
 
 
+def compared(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> list[dict[str, Any]]:
+    """A row for each arm's IQM, with the pairs `above` (it against the reference arm) and `lead` (the method against
+    it), None where there are none."""
+    known = {tuple(pair[name] for name in (*PANEL, "other")): pair for pair in pairs.to_dict("records")}
+    rows = []
+    for row in aggregates[aggregates["statistic"] == "iqm"].to_dict("records"):
+        place, arm = (row["algorithm"], row["data_fraction"]), row["augmentation"]
+        rows.append({**row, "above": known.get((*place, arm, REFERENCE)), "lead": known.get((*place, METHOD, arm))})
+    return rows
+
+
 def markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
     """IQM by arm, its distance from the reference, and the method's lead over it."""
     lines = [
@@ -273,27 +283,21 @@ def markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
         f"`{METHOD}` above it | P(`{METHOD}` is better) |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
-    known = pairs.set_index(["algorithm", "data_fraction", "augmentation", "other"])
-    for row in aggregates[aggregates["statistic"] == "iqm"].itertuples():
-        place = (row.algorithm, row.data_fraction)
-        above, lead = ((*place, row.augmentation, REFERENCE), (*place, METHOD, row.augmentation))
-        cells = [row.algorithm, f"{row.data_fraction:.0%}", f"`{row.augmentation}`", f"{row.datasets} × {row.seeds}"]
-        cells.append(f"{row.value:.1f} ({row.low:.1f} to {row.high:.1f})")
-        if above in known.index:
-            pair = known.loc[above]
-            cells += [_difference(pair), f"{int(pair['better'])} of {int(pair['datasets'])}"]
-        else:
-            cells += ["–", "–"]
-        cells += [_difference(known.loc[lead]), _chance(known.loc[lead])] if lead in known.index else ["–", "–"]
+    for row in compared(aggregates, pairs):
+        above, lead = row["above"], row["lead"]
+        cells = [row["algorithm"], f"{row['data_fraction']:.0%}", f"`{row['augmentation']}`"]
+        cells += [f"{row['datasets']} × {row['seeds']}", f"{row['value']:.1f} ({row['low']:.1f} to {row['high']:.1f})"]
+        cells += [_difference(above), f"{above['better']} of {above['datasets']}"] if above else ["–", "–"]
+        cells += [_difference(lead), _chance(lead)] if lead else ["–", "–"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _difference(pair: pd.Series) -> str:
+def _difference(pair: Mapping[str, Any]) -> str:
     return f"{pair['iqm_difference']:+.1f} ({pair['low']:+.1f} to {pair['high']:+.1f})"
 
 
-def _chance(pair: pd.Series) -> str:
+def _chance(pair: Mapping[str, Any]) -> str:
     names = ("probability_of_improvement", "probability_low", "probability_high")
     value, low, high = (pair[name] for name in names)
     return f"{value:.2f} ({low:.2f} to {high:.2f})"

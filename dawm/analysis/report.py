@@ -11,8 +11,7 @@ import yaml
 
 from dawm import __version__
 from dawm.analysis.animation import GIF
-from dawm.analysis.comparison import PANEL
-from dawm.analysis.comparison_figures import METHOD, REFERENCE
+from dawm.analysis.comparison import compared
 from dawm.analysis.fidelity import REAL, STILL
 from dawm.analysis.film import FILM
 from dawm.analysis.statistics import RESAMPLES
@@ -45,7 +44,7 @@ def write_report(results: Path, experiment: Experiment) -> None:
         resamples=RESAMPLES,
         datasets=read_csv(tables, "datasets.csv").to_dict("records"),
         arms=arm_rows(experiment),
-        compared=comparison_table(comparison),
+        compared=compared(*(read_csv(comparison, f"{name}.csv") for name in ("aggregates", "pairs"))),
         summary=summary_table(tables),
         published=published_table(tables),
         costs=cost_rows(experiment, layout.tables / "timings.csv"),
@@ -123,19 +122,6 @@ def readable(tables: Sealed, name: str) -> list[dict]:
     return read_csv(tables, name).to_dict("records")
 
 
-def comparison_table(comparison: Sealed) -> list[dict]:
-    """One row per learner, data fraction and arm: IQM, its distance from the reference arm's, and the method's lead."""
-    aggregates, pairs = read_csv(comparison, "aggregates.csv"), read_csv(comparison, "pairs.csv")
-    known = {tuple(row[name] for name in (*PANEL, "other")): row for row in pairs.to_dict("records")}
-    rows = []
-    for row in aggregates[aggregates["statistic"] == "iqm"].to_dict("records"):
-        place = row["algorithm"], row["data_fraction"]
-        above = known.get((*place, row["augmentation"], REFERENCE))
-        lead = known.get((*place, METHOD, row["augmentation"]))
-        rows.append({**row, "above": above, "lead": lead})
-    return rows
-
-
 def arm_rows(experiment: Experiment) -> list[dict]:
     """What every arm's batches are made of, in words."""
     rows = []
@@ -184,7 +170,7 @@ def cost_rows(experiment: Experiment, path: Path) -> list[dict]:
         return []
     table = pd.read_csv(path)
     parts = table["job"].str.split("/", expand=True).reindex(columns=range(4))
-    table = table.assign(dataset=parts[0], second=parts[1], third=parts[2])
+    table = table.assign(second=parts[1], third=parts[2])
     policies = table[table["stage"] == "train-policy"]
     others = table[table["stage"] != "train-policy"].groupby(["stage", "second"])["cpu_seconds"].sum()
     matrix = experiment.matrix()
