@@ -1,4 +1,4 @@
-"""Published reports in a real browser: they draw, without errors and without a network. Pictures go to build/screenshots."""
+"""Published reports in a real browser: they draw, without errors or a network. Pictures go to build/screenshots."""
 
 from __future__ import annotations
 
