@@ -51,8 +51,8 @@ config-reference: setup
 # What README.md and the docs quote of the quickstart.
 publish: run
 	mkdir -p results/published/quickstart/tables results/published/quickstart/figures
-	cp results/quickstart/tables/*.csv results/quickstart/tables/*.json results/quickstart/tables/*.png \
-		results/published/quickstart/tables/
+	cp results/quickstart/tables/*.csv results/quickstart/tables/*.json results/published/quickstart/tables/
+	cp results/quickstart/timings/*.csv results/quickstart/timings/*.png results/published/quickstart/tables/
 	cp results/quickstart/figures/*.png results/quickstart/comparison/*.png results/published/quickstart/figures/
 	cp results/quickstart/report.html results/published/quickstart/
 
@@ -70,8 +70,9 @@ publish-suite: suite
 publish-pilot: setup
 	@sh run.sh --cores $(CORES) --configfile config/pilot.yaml -- all fidelity steering animations
 	mkdir -p results/published/pilot results/published/fidelity/animations results/published/steering
-	for table in datasets scores summary learning_curves timings; do \
+	for table in datasets scores summary learning_curves; do \
 		cp "results/pilot/tables/$$table.csv" results/published/pilot/; done
+	cp results/pilot/timings/timings.csv results/published/pilot/
 	cp results/pilot/tables/*.json results/pilot/figures/*.png results/published/pilot/
 	cp results/pilot/fidelity/*.csv results/pilot/fidelity/*.json results/pilot/fidelity/*.md \
 		results/pilot/fidelity/*.png results/published/fidelity/
@@ -85,8 +86,8 @@ publish-pilot: setup
 evidence: setup
 	@sh run.sh --cores $(CORES) --configfile config/evidence.yaml
 	mkdir -p results/published/evidence/figures
-	cp results/evidence/tables/*.csv results/evidence/tables/*.json results/evidence/tables/*.png \
-		results/published/evidence/
+	cp results/evidence/tables/*.csv results/evidence/tables/*.json results/published/evidence/
+	cp results/evidence/timings/*.csv results/evidence/timings/*.png results/published/evidence/
 	cp results/evidence/figures/*.png results/evidence/figures/*.pdf results/published/evidence/figures/
 	cp results/evidence/report.html results/published/evidence/
 	$(PYTHON) -m dawm check-config config/evidence.yaml > results/published/evidence/config.yaml

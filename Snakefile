@@ -17,5 +17,3 @@ rule all:
     default_target: True
     input:
         layout.report,
-        layout.tables / "timings.csv",
-        figure_files(),

@@ -90,6 +90,10 @@ class Layout:
         return self.root / "tables"
 
     @property
+    def timings(self) -> Path:
+        return self.root / "timings"
+
+    @property
     def comparison(self) -> Path:
         """Of the arms."""
         return self.root / "comparison"

@@ -34,6 +34,7 @@ from dawm.layout import Layout, Run, filmed_runs, runs
 from dawm.offline_rl.training import train_policy
 from dawm.rendering import choose_renderer
 
+REPORTED = ("comparison", "figures", "timings")
 SCORES = (
     "experiment,dataset,algorithm,augmentation,seed,world_model_seed,data_fraction,real_fraction,"
     "gradient_steps,normalized_score_last,normalized_score_mean10,return_last,episodes,whole"
@@ -72,6 +73,7 @@ class Results:
     def draw(self) -> None:
         draw_all(self.layout.tables, self.layout.figures)
         compare([self.layout.tables / "scores.csv"], self.layout.comparison)
+        write_timings(self.root, self.experiment.matrix(), self.layout.timings)
 
     def report(self) -> None:
         write_report(self.root, self.experiment)
@@ -100,8 +102,8 @@ def results(
         imagined = folders[1] if fraction < 1 else None
         train_policy(run.algorithm, folders[0], imagined, settings, fraction, layout.policy(run), run.seed)
     made.write()
+    write_costs(made.root)
     made.draw()
-    write_costs(layout.tables / "timings.csv")
     animate(*folders, experiment.animation, layout.animation("hopper", "dawm", 0), "dawm", "there is no renderer here")
     for run in filmed_runs(experiment.matrix()):  # in a process that has not chosen a renderer yet
         options = ["--policy", layout.policy(run), "--output", layout.film(run), "--seed", run.seed]
@@ -110,7 +112,8 @@ def results(
     return made
 
 
-def write_costs(path: Path) -> None:
+def write_costs(root: Path) -> None:
+    """As Snakemake leaves them."""
     jobs = {
         "train-world-model,hopper/dawm/seed-0": 100,
         "train-inverse-dynamics,hopper/dawm/seed-0": 50,
@@ -122,8 +125,10 @@ def write_costs(path: Path) -> None:
         "train-policy,hopper/td3_bc/dawm/seed-3": 3600,
         "train-policy,hopper/td3_bc/dawm/seed-4": 3420,
     }
-    lines = [f"{job},1,{seconds},100" for job, seconds in jobs.items()]
-    path.write_text("\n".join(["stage,job,wall_seconds,cpu_seconds,max_rss_mib", *lines]) + "\n")
+    for job, seconds in jobs.items():
+        path = root / "benchmarks" / f"{job.replace(',', '/')}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"s\tmax_rss\tcpu_time\n1\t100\t{seconds}\n")
 
 
 @pytest.fixture(scope="module")
@@ -280,10 +285,7 @@ def test_tables_written_over_older_ones_are_the_same(results, tmp_path):
 
 
 def same_bytes(one: Path, other: Path) -> None:
-    names = [
-        sorted(path.name for path in folder.iterdir() if path.name not in (".lock", "timings.csv"))
-        for folder in (one, other)
-    ]
+    names = [sorted(path.name for path in folder.iterdir() if path.name != ".lock") for folder in (one, other)]
     assert names[0] == names[1] and names[0]
     for name in names[0]:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
@@ -427,9 +429,9 @@ def test_real_data_alone_makes_scores_and_empty_fidelity(real_only):
 def test_figures_are_those_that_there_are_data_for(results, real_only):
     both = {"learning-curves", "scores", "values", "batches"}
     for made, names in ((results, both | {"fidelity", "inverse-dynamics"}), (real_only, both)):
-        found = {path.name for path in made.layout.figures.iterdir()}
-        assert found == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
-        for path in made.layout.figures.iterdir():
+        found = open_sealed(made.layout.figures, "figures").files
+        assert set(found) == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
+        for path in map(made.layout.figures.joinpath, found):
             start = b"\x89PNG\r\n\x1a\n" if path.suffix == ".png" else b"%PDF-"
             assert path.read_bytes().startswith(start) and path.stat().st_size > 2000
 
@@ -562,7 +564,7 @@ def test_numbers_are_written_for_people(value, digits, shown):
 
 @pytest.mark.parametrize("name", ["scores.csv", "learning_curves.csv", "fidelity.csv", "inverse_dynamics.csv"])
 def test_figures_and_report_refuse_an_altered_table_by_name(results, tmp_path, name):
-    again = results.copied(tmp_path / "tiny", "tables", "synthetic", "comparison")
+    again = results.copied(tmp_path / "tiny", "tables", "synthetic", *REPORTED)
     path = again.layout.tables / name
     path.write_text(path.read_text().replace("1", "2", 1))
     assert str(path) in refusal(again.draw)
@@ -572,7 +574,7 @@ def test_figures_and_report_refuse_an_altered_table_by_name(results, tmp_path, n
 
 
 def test_report_refuses_missing_synthetic_data_by_name(results, tmp_path):
-    again = results.copied(tmp_path / "tiny", "tables", "comparison")
+    again = results.copied(tmp_path / "tiny", "tables", *REPORTED)
     assert str(again.layout.synthetic("hopper", "dawm", 0)) in refusal(again.report)
     assert not again.layout.report.exists()
 

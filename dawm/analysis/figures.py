@@ -17,11 +17,12 @@ from dawm.analysis.fidelity import REAL, STILL
 from dawm.analysis.statistics import bootstrap_interval, interquartile_mean
 from dawm.analysis.style import ALGORITHMS, COLORS, GREY, STYLE, Styles, arm_styles, learners, save
 from dawm.analysis.tables import read_csv
-from dawm.data.sealed import Sealed, open_sealed
+from dawm.data.files import only_writer
+from dawm.data.sealed import Sealed, open_sealed, seal, unseal
 
 
 def draw_all(tables: Path, output: Path) -> None:
-    """Writes every figure that the tables have data for."""
+    """Writes every figure that the tables have data for, and the seal."""
     sealed = open_sealed(tables, "tables")
     figures: dict[str, Callable[[Sealed], Figure]] = {
         "learning-curves": learning_curves,
@@ -33,11 +34,14 @@ def draw_all(tables: Path, output: Path) -> None:
         figures["fidelity"] = fidelity_by_horizon
     if len(sealed.read("inverse_dynamics.csv").split(b"\n")) > 2:
         figures["inverse-dynamics"] = inferred_actions
-    with plt.rc_context(STYLE):
-        for name, draw in figures.items():
-            figure = draw(sealed)
+    names = [f"{name}.{kind}" for name in figures for kind in ("png", "pdf")]
+    with only_writer(output), plt.rc_context(STYLE):
+        drawn = {name: draw(sealed) for name, draw in figures.items()}
+        unseal(output)
+        for name, figure in drawn.items():
             save(figure, output / f"{name}.png", output / f"{name}.pdf")
             plt.close(figure)
+        seal(output, "figures", files=names, settings={}, inputs={"tables": sealed}, metadata={})
 
 
 def learning_curves(sealed: Sealed) -> Figure:

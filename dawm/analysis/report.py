@@ -18,8 +18,8 @@ from dawm.analysis.statistics import RESAMPLES
 from dawm.analysis.style import ALGORITHMS
 from dawm.analysis.tables import read_csv
 from dawm.config import Experiment, GeneratorSettings, RequestSettings, as_mapping, plain
-from dawm.data.files import read_bytes, write_text
-from dawm.data.sealed import Sealed, open_sealed
+from dawm.data.files import only_writer, write_text
+from dawm.data.sealed import Sealed, open_sealed, seal, unseal
 from dawm.layout import Layout, Run, animated_sets, filmed_runs, synthetic_sets
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -30,9 +30,10 @@ SHOWN = {REAL: "real, held out", STILL: "nothing moves"}
 
 
 def write_report(results: Path, experiment: Experiment) -> None:
-    """Writes `results`/report.html: nothing from outside, pictures inside, one script that sorts tables."""
+    """Writes `results`/report.html and its seal: nothing from outside, pictures inside, a script that sorts tables."""
     layout, matrix = Layout(results), experiment.matrix()
-    tables, comparison = open_sealed(layout.tables, "tables"), open_sealed(layout.comparison, "comparison")
+    inputs = {name: open_sealed(layout.root / name, name) for name in ("tables", "comparison", "figures", "timings")}
+    tables, comparison = inputs["tables"], inputs["comparison"]
     synthetic = [open_sealed(layout.synthetic(*key), "synthetic") for key in synthetic_sets(matrix)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=jinja2.StrictUndefined
@@ -47,14 +48,14 @@ def write_report(results: Path, experiment: Experiment) -> None:
         compared=compared(*(read_csv(comparison, f"{name}.csv") for name in ("aggregates", "pairs"))),
         summary=summary_table(tables),
         published=published_table(tables),
-        costs=cost_rows(experiment, layout.tables / "timings.csv"),
+        costs=cost_rows(experiment, read_csv(inputs["timings"], "timings.csv")),
         scores=read_csv(tables, "scores.csv").to_dict("records"),
         fidelity=fidelity_table(tables),
         actions=action_table(tables),
         synthetic_rows=sum(sealed.metadata["rows"] for sealed in synthetic),
         synthetic_shards=sum(len(sealed.files) for sealed in synthetic),
-        figures={path.stem: picture(path) for path in sorted(layout.figures.glob("*.png"))},
-        comparison={name[:-4]: png(comparison.read(name)) for name in comparison.files if name.endswith(".png")},
+        figures=pictures(inputs["figures"]),
+        comparison=pictures(comparison),
         films={title(run): gif(open_sealed(layout.film(run), "film"), FILM) for run in filmed_runs(matrix)},
         rollouts={
             f"{dataset}, {generator}": gif(open_sealed(layout.animation(dataset, generator, seed), "animation"), GIF)
@@ -64,7 +65,11 @@ def write_report(results: Path, experiment: Experiment) -> None:
         digest=tables.digest,
         config=yaml.safe_dump(plain(as_mapping(experiment)), sort_keys=False, allow_unicode=True),
     )
-    write_text(layout.report, page)
+    with only_writer(layout.root):
+        unseal(layout.root)
+        write_text(layout.report, page)
+        settings = as_mapping(experiment)
+        seal(layout.root, "report", files=[layout.report.name], settings=settings, inputs=inputs, metadata={})
 
 
 def summary_table(tables: Sealed) -> list[dict]:
@@ -163,12 +168,11 @@ def request_words(request: RequestSettings) -> str:
     return f"{request.amount:g} {kinds[request.kind]}"
 
 
-def cost_rows(experiment: Experiment, path: Path) -> list[dict]:
+def cost_rows(experiment: Experiment, table: pd.DataFrame) -> list[dict]:
     """CPU-seconds by arm and learner, as Snakemake sampled them: of a run, and of the models and transitions that one
-    data set and world-model seed need; none where the timings are not there."""
-    if not path.is_file():
+    data set and world-model seed need; none where nothing was sampled."""
+    if table.empty:
         return []
-    table = pd.read_csv(path)
     parts = table["job"].str.split("/", expand=True).reindex(columns=range(4))
     table = table.assign(second=parts[1], third=parts[2])
     policies = table[table["stage"] == "train-policy"]
@@ -213,8 +217,8 @@ def published_table(tables: Sealed) -> list[dict]:
     return rows + [row | missing for row in own]
 
 
-def picture(path: Path) -> str:
-    return png(read_bytes(path))
+def pictures(sealed: Sealed) -> dict[str, str]:
+    return {name[:-4]: png(sealed.read(name)) for name in sealed.files if name.endswith(".png")}
 
 
 def png(content: bytes) -> str:

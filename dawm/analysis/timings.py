@@ -1,4 +1,4 @@
-"""Stage `timings`: how long jobs took and how fast trainings ran; numbers that differ from run to run, in no seal."""
+"""Stage `timings`: how long jobs took and how fast trainings ran; numbers that differ from run to run."""
 
 from __future__ import annotations
 
@@ -12,23 +12,28 @@ from matplotlib.figure import Figure
 
 from dawm.analysis.style import COLORS, STYLE, save
 from dawm.analysis.tables import write_table
-from dawm.config import Matrix
+from dawm.config import Matrix, as_mapping
+from dawm.data.files import only_writer
+from dawm.data.sealed import seal, unseal
 from dawm.layout import runs, synthetic_sets
 
+FILES = ("rates.csv", "rates.png", "timings.csv")
 PROGRESS = re.compile(r": (\d+)/\d+ \(\d+ %\), ([\d,]+)/s,")
 
 
 def write_timings(results: Path, matrix: Matrix, output: Path) -> None:
     """Writes `output`/timings.csv (wall and CPU time of every computing job, from Snakemake's benchmark files), and
-    rates.csv and rates.png: steps per second over the trainings of policies, from their logs."""
+    rates.csv and rates.png: steps per second over the trainings of policies, from their logs; and the seal."""
     names = job_names(results, matrix)
-    write_table(output / "timings.csv", timings(results / "benchmarks", names))
     rates = pd.DataFrame(progress(results / "logs", names), columns=["job", "step", "steps_per_second"])
-    write_table(output / "rates.csv", rates)
-    with plt.rc_context(STYLE):
+    with only_writer(output), plt.rc_context(STYLE):
+        unseal(output)
+        write_table(output / "timings.csv", timings(results / "benchmarks", names))
+        write_table(output / "rates.csv", rates)
         figure = draw_rates(rates)
         save(figure, output / "rates.png")
         plt.close(figure)
+        seal(output, "timings", files=FILES, settings=as_mapping(matrix), metadata={})
 
 
 def job_names(results: Path, matrix: Matrix) -> list[str]:

@@ -151,7 +151,7 @@ rule timings:
     input:
         seal_of(layout.tables),
     output:
-        [str(layout.tables / name) for name in ("timings.csv", "rates.csv", "rates.png")],
+        seal_of(layout.timings),
     log:
         inside(logs, "timings.log"),
     benchmark:
@@ -166,7 +166,7 @@ rule timings:
     params:
         settings=text(matrix),
         folder=layout.root,
-        output=layout.tables,
+        output=layout.timings,
     shell:
         "exec python -m dawm timings --results {params.folder:q} --settings {params.settings:q}"
         " --output {params.output:q} 2> {log:q}"
@@ -205,7 +205,7 @@ rule figures:
         module("analysis/figures.py"),
         module("analysis/style.py"),
     output:
-        figure_files(),
+        seal_of(layout.figures),
     log:
         inside(logs, "figures.log"),
     benchmark:
@@ -250,10 +250,7 @@ rule film:
 
 rule report:
     input:
-        seal_of(layout.tables),
-        figure_files(),
-        seal_of(layout.comparison),
-        layout.tables / "timings.csv",
+        [seal_of(folder) for folder in (layout.tables, layout.comparison, layout.figures, layout.timings)],
         [seal_of(layout.film(run)) for run in filmed_runs(matrix)],
         [seal_of(layout.animation(*key)) for key in animated_sets(experiment)],
         module("analysis/report.py"),
@@ -261,6 +258,7 @@ rule report:
         module("analysis/report.html.j2"),
     output:
         str(layout.report),
+        seal_of(layout.root),
     log:
         inside(logs, "report.log"),
     benchmark:

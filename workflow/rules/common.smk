@@ -212,10 +212,3 @@ def module(name):
 def table_files():
     names = ["datasets", "fidelity", "inverse_dynamics", "learning_curves", "scores", "summary"]
     return [str(layout.tables / f"{name}.csv") for name in names]
-
-
-def figure_files():
-    used = [experiment.generators[name] for name in matrix.generators()]
-    names = ["learning-curves", "scores", "values", "batches"] + (["fidelity"] if used else [])
-    names += ["inverse-dynamics"] if any(recipe.inverse_dynamics is not None for recipe in used) else []
-    return [str(layout.figures / f"{name}.{kind}") for name in names for kind in ("png", "pdf")]
