@@ -243,8 +243,8 @@ def test_every_shipped_config_dry_runs(config: str, tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     experiment = load_experiment(ROOT / "config" / config)
     jobs = len(list(runs(experiment.matrix()))) // len(experiment.seeds) * len(experiment.seed_groups())
-    planned_jobs = re.findall(r"^train_policy\w*\s+(\d+)$", run.stdout + run.stderr, re.M)
-    assert sum(map(int, planned_jobs)) == jobs
+    counts = dict(re.findall(r"^(train_policy\w*)\s+(\d+)$", run.stdout + run.stderr, re.M))
+    assert sum(map(int, counts.values())) == jobs
 
 
 def test_a_part_is_made_of_its_whole_and_again_when_that_changes(tmp_path: Path) -> None:
