@@ -138,6 +138,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_upkeep(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Commands that are no stage: about configs, and the making of the behaviour policies."""
+    made = command("verify", stages.verify, "hold every stored file against its seal; status 1: damage")
+    made.add_argument("results", type=Path, help="results, one experiment of them, or any folder below")
     made = command("check-config", stages.check_config, "validate an experiment's config and print it whole")
     made.add_argument("config", type=Path)
     made = command("report-path", stages.report_path, "print where the report of an experiment's config is")

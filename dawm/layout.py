@@ -103,6 +103,11 @@ class Layout:
         return self.root / "figures"
 
     @property
+    def config(self) -> Path:
+        """As the workflow last ran it, every default spelled out."""
+        return self.root / "config.yaml"
+
+    @property
     def report(self) -> Path:
         return self.root / "report.html"
 

@@ -296,12 +296,24 @@ def report(parsed: argparse.Namespace) -> None:
     write_report(parsed.results, _settings(parsed, Experiment))
 
 
+def verify(parsed: argparse.Namespace) -> int:
+    from dawm.verification import remedies, verify
+
+    found = verify(parsed.results)
+    print(f"{parsed.results}: {found.folders:,} sealed folders with {found.files:,} files read")
+    for folder in found.unfinished:
+        print(f"not sealed yet: {folder}")
+    if not found.damage:
+        return 0
+    print(*(f"damaged: {sentence}" for sentences in found.damage.values() for sentence in sentences), sep="\n")
+    print("To make it again:", *(f"    {command}" for command in remedies(found.damage)), sep="\n")
+    return 1
+
+
 def check_config(parsed: argparse.Namespace) -> None:
-    import yaml
+    from dawm.config import as_yaml, load_experiment
 
-    from dawm.config import as_mapping, load_experiment, plain
-
-    print(yaml.safe_dump(plain(as_mapping(load_experiment(parsed.config))), sort_keys=False), end="")
+    print(as_yaml(load_experiment(parsed.config)), end="")
 
 
 def report_path(parsed: argparse.Namespace) -> None:

@@ -16,26 +16,13 @@ import pytest
 import torch
 from hdf5_files import hopper_columns, without, write_hdf5
 
-from dawm.cli import main
+from dawm.cli import main, parser
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import read_transitions
 from dawm.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = [
-    "export",
-    "train-world-model",
-    "train-inverse-dynamics",
-    "synthesize",
-    "train-policy",
-    "assess",
-    "tables",
-    "timings",
-    "figures",
-    "report",
-    "check-config",
-    "document-config",
-]
+STAGES = next(list(action.choices) for action in parser()._actions if isinstance(action.choices, dict))
 WORLD_MODEL = json.dumps({"window": 3, "hidden": 8, "blocks": 1, "batch_size": 8, "gradient_steps": 4})
 INVERSE_DYNAMICS = json.dumps({"hidden": 8, "batch_size": 8, "gradient_steps": 4})
 SYNTHESIS = json.dumps({"trajectories": 300, "shards": 2, "sampling_steps": 3})

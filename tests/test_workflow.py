@@ -21,6 +21,7 @@ from dawm.config import AssessmentSettings, SynthesisSettings, as_mapping, load_
 from dawm.data.sealed import open_sealed
 from dawm.layout import runs
 from dawm.offline_rl.policy import load_policy
+from dawm.verification import verify
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAVELS = ("Snakefile", "workflow", "dawm", "config", "profiles", "environment.yml")
@@ -96,6 +97,12 @@ def test_one_command_goes_from_the_simulator_to_the_report(finished: Path) -> No
         assert (results / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     aggregates = pd.read_csv(results / "comparison" / "aggregates.csv")
     assert set(aggregates["algorithm"]) == {"td3_bc", "iql"} and set(aggregates["augmentation"]) == {"real", "dawm"}
+
+
+def test_a_finished_run_is_whole_and_tells_its_config(finished: Path) -> None:
+    found = verify(finished / "results" / "tiny")
+    assert not found.damage and not found.unfinished
+    assert load_experiment(finished / "results" / "tiny" / "config.yaml") == load_experiment(finished / "tiny.yaml")
 
 
 def test_every_job_leaves_its_time_and_a_log(finished: Path) -> None:

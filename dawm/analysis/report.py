@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jinja2
 import pandas as pd
-import yaml
 
 from dawm import __version__
 from dawm.analysis.animation import GIF
@@ -17,7 +16,7 @@ from dawm.analysis.film import FILM
 from dawm.analysis.statistics import RESAMPLES
 from dawm.analysis.style import ALGORITHMS
 from dawm.analysis.tables import read_csv
-from dawm.config import Experiment, GeneratorSettings, RequestSettings, as_mapping, plain
+from dawm.config import Experiment, GeneratorSettings, RequestSettings, as_mapping, as_yaml
 from dawm.data.files import only_writer, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
 from dawm.layout import Layout, Run, animated_sets, filmed_runs, synthetic_sets
@@ -63,7 +62,7 @@ def write_report(results: Path, experiment: Experiment) -> None:
         },
         versions=tables.provenance["versions"],
         digest=tables.digest,
-        config=yaml.safe_dump(plain(as_mapping(experiment)), sort_keys=False, allow_unicode=True),
+        config=as_yaml(experiment),
     )
     with only_writer(layout.root):
         unseal(layout.root)

@@ -72,6 +72,11 @@ def plain(value: Any) -> Any:
     return value
 
 
+def as_yaml(settings: Any) -> str:
+    """The same as a file that can be read again."""
+    return yaml.safe_dump(plain(as_mapping(settings)), sort_keys=False, allow_unicode=True)
+
+
 def _build(hint: Any, value: Any) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint):

@@ -87,7 +87,7 @@ def unseal(folder: Path) -> None:
 
 
 def open_sealed(folder: Path, *kinds: str) -> Sealed:
-    """The sealed folder, refused where the seal is missing, damaged or of another kind."""
+    """The sealed folder, refused where the seal is missing, damaged or of none of the kinds, if any are given."""
     folder = Path(folder)
     path = folder / PROVENANCE
     if not path.is_file():
@@ -97,7 +97,7 @@ def open_sealed(folder: Path, *kinds: str) -> Sealed:
     if stated != digest_of(provenance) or not isinstance(provenance.get("files"), dict):
         raise InputError(f"{path}: the seal was altered (its digest does not fit its content); make the folder again")
     provenance["digest"] = stated
-    if provenance["kind"] not in kinds:
+    if kinds and provenance["kind"] not in kinds:
         raise InputError(f"{folder}: expected a folder of kind {' or '.join(kinds)}, found {provenance['kind']}")
     bare = Sealed(folder, {}, provenance)
     return Sealed(folder, _parse(folder / METADATA, bare.read(METADATA)), provenance)

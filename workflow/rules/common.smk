@@ -8,7 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
 
-from dawm.config import Experiment, as_mapping, read
+from dawm.config import Experiment, as_mapping, as_yaml, read
+from dawm.data.files import write_text
 from dawm.errors import InputError
 from dawm.layout import (
     Layout,
@@ -39,6 +40,10 @@ matrix = experiment.matrix()
 layout = Layout.of(experiment.experiment)
 logs, benchmarks = layout.root / "logs", layout.root / "benchmarks"
 ENVIRONMENT = Path(workflow.basedir) / "environment.yml"
+
+
+onstart:
+    write_text(layout.config, as_yaml(experiment))  # for `dawm status` and `dawm verify`
 
 
 wildcard_constraints:

@@ -1,0 +1,134 @@
+"""`verify`: every sealed folder below results against its seal, and every seal against those that it was made from."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dawm.data.sealed import PROVENANCE, Sealed, open_sealed
+from dawm.errors import InputError
+from dawm.layout import Layout
+
+UNSEALED = ("logs", "benchmarks", "published")
+"""Folders that carry no seal: what jobs said and cost, and the copies that docs quote."""
+
+
+TRAINED = ("world-model", "inverse-dynamics", "forward-dynamics", "cloned-policy", "policy")
+GROWN = ("synthetic", "assessment", "animation", "steering")
+"""Kinds of folders below a data set's name and a seed: that of the training, or of the models."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Counts of sealed folders and of the files in them, complaints by folder, and the folders with files that no seal
+    covers (yet): an unfinished run's, which the next one finishes."""
+
+    folders: int
+    files: int
+    damage: Mapping[Path, list[str]]
+    unfinished: list[Path]
+
+
+def verify(results: Path) -> Verification:
+    """Reads every byte under a seal below `results`. Hidden files (checkpoints, locks) carry none."""
+    if not results.is_dir():
+        raise InputError(f"{results}: expected a folder of results, found none")
+    folders = sorted(path for path in walk(results) if any(visible(path)))
+    sealed_folders = [folder for folder in folders if (folder / PROVENANCE).is_file()]
+    if not sealed_folders:
+        raise InputError(f"{results}: expected sealed folders below, found no {PROVENANCE}")
+    opened: list[Sealed] = []
+    damage: dict[Path, list[str]] = {}
+    for folder in sealed_folders:
+        try:
+            opened.append(open_sealed(folder))
+        except InputError as error:
+            damage[folder] = [str(error)]
+    places = {sealed.digest: sealed.folder for sealed in opened}
+    for sealed in opened:
+        if found := [*altered(sealed), *strangers(sealed), *misplaced(sealed, places)]:
+            damage[sealed.folder] = found
+    files = sum(len(sealed.provenance["files"]) for sealed in opened)
+    unfinished = [folder for folder in folders if folder not in sealed_folders and any(map(is_root, folder.parents))]
+    return Verification(len(sealed_folders), files, damage, unfinished)
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """The folder and those below, where seals may be."""
+    yield folder
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.name.startswith(".") and path.name not in UNSEALED:
+            yield from walk(path)
+
+
+def visible(folder: Path) -> Iterator[Path]:
+    yield from (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
+
+
+def is_root(folder: Path) -> bool:
+    """Whether it is an experiment's."""
+    return (folder / "datasets").is_dir()
+
+
+def altered(sealed: Sealed) -> Iterator[str]:
+    """Files that are not what was sealed."""
+    for name in sealed.provenance["files"]:
+        try:
+            sealed.read(name)
+        except InputError as error:
+            yield str(error)
+
+
+def strangers(sealed: Sealed) -> Iterator[str]:
+    """Files beside the sealed ones."""
+    known = {PROVENANCE, *sealed.provenance["files"], Layout(sealed.folder).config.name}
+    yield from (
+        f"{path}: not among the files sealed in {PROVENANCE}"
+        for path in visible(sealed.folder)
+        if path.name not in known
+    )
+
+
+def misplaced(sealed: Sealed, places: Mapping[str, Path]) -> Iterator[str]:
+    """Inputs that are not here as they were, and folders in the place of another seed's or data set's."""
+    kind, folder, own = sealed.provenance["kind"], sealed.folder, seed_of(sealed.folder)
+    if kind in TRAINED and sealed.provenance["seed"] != own:
+        yield f"{folder}: expected the result of seed {own}, found that of seed {sealed.provenance['seed']}"
+    for name, digest in sealed.provenance["inputs"].items():
+        place = places.get(digest)
+        if place is None:
+            yield f"{folder}: was made from another {name} than is here"
+        elif kind in (*TRAINED, *GROWN) and place.parent.name == "datasets" and place.name not in folder.parts:
+            yield f"{folder}: expected what was made from its own data set, found what was made from {place}"
+        elif kind in GROWN and seed_of(place) not in (None, own):
+            yield f"{folder}: expected what grew from models of seed {own}, found what grew from {place}"
+
+
+def seed_of(folder: Path) -> int | None:
+    found = re.fullmatch(r"seed-(\d+)", folder.name)
+    return int(found[1]) if found else None
+
+
+def remedies(damage: Mapping[Path, list[str]]) -> list[str]:
+    """Commands that take away what is damaged and make it again."""
+    commands = []
+    roots: dict[Path, None] = {}
+    for folder in damage:
+        root = next((path for path in (folder, *folder.parents) if is_root(path)), folder)
+        roots.setdefault(root)
+        if folder == root:
+            commands.append(f"rm -f {quoted(folder / PROVENANCE)} {quoted(Layout(folder).report)}")
+        else:
+            commands.append(f"rm -r {quoted(folder)}")
+    for root in roots:
+        config = Layout(root).config
+        chosen = quoted(config) if config.is_file() else "CONFIG"
+        commands.append(f"snakemake --cores all --configfile {chosen}")
+    return commands
+
+
+def quoted(path: Path) -> str:
+    return shlex.quote(str(path))

@@ -1,0 +1,190 @@
+"""`dawm verify`: whatever is altered among an experiment's results is found by name, and told how to be made again."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dawm.cli import main
+from dawm.config import BCSettings
+from dawm.data.sealed import PROVENANCE, open_sealed, seal
+from dawm.layout import Layout, Run
+from dawm.offline_rl.training import train_policy
+from dawm.verification import remedies, verify
+
+GENERATOR = ("hopper", "dawm", 0)
+
+
+@pytest.fixture(scope="module")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, dataset: Path, world_model: Path, inverse_dynamics: Path, synthetic: Path
+) -> Path:
+    """An experiment as the workflow lays it out: data, models, synthetic transitions, two policies, a report."""
+    layout = Layout(tmp_path_factory.mktemp("results") / "tiny")
+    shutil.copytree(dataset, layout.dataset("hopper"))
+    shutil.copytree(world_model, layout.world_model(*GENERATOR))
+    shutil.copytree(inverse_dynamics, layout.inverse_dynamics(*GENERATOR))
+    shutil.copytree(synthetic, layout.synthetic(*GENERATOR))
+    settings = BCSettings(gradient_steps=4, hidden=16, batch_size=16, evaluate_every=4, evaluation_episodes=1)
+    for seed in (0, 1):
+        folder = layout.policy(Run("hopper", "bc", "real", seed))
+        train_policy("bc", layout.dataset("hopper"), None, settings, 1.0, folder, seed)
+    layout.report.write_text("<p>Everything went well.</p>\n")
+    seal(layout.root, "report", files=[layout.report.name], settings={}, metadata={})
+    layout.config.write_text("experiment: tiny\n")
+    return layout.root
+
+
+@pytest.fixture
+def results(whole: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return shutil.copytree(whole, tmp_path / "tiny")
+
+
+def stored(results: Path) -> list[Path]:
+    """All files under seals, and the seals."""
+    return [
+        path
+        for path in sorted(results.rglob("*"))
+        if path.is_file() and not path.name.startswith(".") and path != Layout(results).config
+    ]
+
+
+def complaints(results: Path) -> str:
+    return "\n".join(sentence for sentences in verify(results).damage.values() for sentence in sentences)
+
+
+def test_untouched_results_are_whole(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = verify(whole)
+    assert not found.damage and not found.unfinished
+    assert found.folders == 7 and found.files + found.folders == len(stored(whole))
+    assert main(["verify", str(whole.parent)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{whole.parent}: 7 sealed folders with {found.files} files read",
+    ]
+
+
+def test_any_flipped_bit_is_found_by_name(results: Path) -> None:
+    """At 200 places, among them every file's last bytes, where Parquet has its footer."""
+    chance = random.Random(0)
+    places = [(path, path.stat().st_size - back) for path in stored(results) for back in (1, 9)]
+    while len(places) < 200:
+        path = chance.choice(stored(results))
+        places.append((path, chance.randrange(path.stat().st_size)))
+    for path, offset in places:
+        spoiled(path, lambda content, at=offset: flipped(content, at, chance.randrange(8)), results)
+
+
+def flipped(content: bytes, offset: int, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[offset] ^= 1 << bit
+    return bytes(changed)
+
+
+def test_any_truncation_is_found_by_name(results: Path) -> None:
+    for number, path in enumerate(stored(results)):
+        size = path.stat().st_size
+        for length in (0, 1, size // 2, size - 2) if number % 4 == 0 else (size * number // 50,):
+            spoiled(path, lambda content, at=length: content[:at], results)
+
+
+def spoiled(path: Path, spoil: Callable[[bytes], bytes], results: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(spoil(content))
+    assert str(path) in complaints(results), path
+    path.write_bytes(content)
+
+
+def test_a_file_of_another_run_is_found(results: Path) -> None:
+    folders = [Layout(results).policy(Run("hopper", "bc", "real", seed)) for seed in (0, 1)]
+    for name in ("policy.safetensors", "evaluations.csv", "metrics.csv"):
+        path = folders[0] / name
+        spoiled(path, lambda _, other=folders[1] / name: other.read_bytes(), results)
+
+
+def test_a_whole_folder_of_another_run_is_found(results: Path) -> None:
+    first, second = (Layout(results).policy(Run("hopper", "bc", "real", seed)) for seed in (0, 1))
+    shutil.rmtree(first)
+    shutil.copytree(second, first)
+    assert complaints(results) == f"{first}: expected the result of seed 0, found that of seed 1"
+
+
+def test_models_of_another_seed_are_found(results: Path) -> None:
+    layout = Layout(results)
+    moved = layout.synthetic("hopper", "dawm", 1)
+    shutil.copytree(layout.synthetic(*GENERATOR), moved)
+    assert f"{moved}: expected what grew from models of seed 1, found what grew from " in complaints(results)
+
+
+def test_what_was_made_from_other_data_is_found(results: Path) -> None:
+    layout = Layout(results)
+    layout.dataset("hopper").rename(layout.dataset("walker2d"))
+    policy = layout.policy(Run("hopper", "bc", "real", 0))
+    text = complaints(results)
+    assert (
+        f"{policy}: expected what was made from its own data set, found what was made from {layout.dataset('walker2d')}"
+        in text
+    )
+    shutil.rmtree(layout.dataset("walker2d"))
+    layout.dataset("hopper").mkdir()
+    assert f"{policy}: was made from another dataset than is here" in complaints(results)
+
+
+def test_a_stranger_among_sealed_files_is_found(results: Path) -> None:
+    path = Layout(results).synthetic(*GENERATOR) / "shard-00002-of-00003.parquet"
+    path.write_bytes(b"PAR1")
+    assert complaints(results) == f"{path}: not among the files sealed in {PROVENANCE}"
+
+
+def test_a_folder_without_its_seal_is_unfinished_and_no_damage(results: Path) -> None:
+    folder = Layout(results).policy(Run("hopper", "bc", "real", 1))
+    (folder / PROVENANCE).unlink()
+    found = verify(results)
+    assert found.unfinished == [folder] and not found.damage
+
+
+def test_the_remedy_takes_away_what_is_damaged_and_nothing_else(
+    results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout(results)
+    broken = layout.policy(Run("hopper", "bc", "real", 1))
+    (broken / "metrics.csv").write_text("step\n")
+    layout.report.write_text("<p>Everything went better.</p>\n")
+    assert main(["verify", str(results)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("damaged: ") for line in lines) == 2
+    assert lines[-4:] == [
+        "To make it again:",
+        f"    rm -f {layout.root / PROVENANCE} {layout.report}",
+        f"    rm -r {broken}",
+        f"    snakemake --cores all --configfile {layout.config}",
+    ]
+    assert [line.strip() for line in lines[-3:]] == remedies(verify(results).damage)
+    before = set(stored(results))
+    for command in remedies(verify(results).damage)[:-1]:
+        for path in map(Path, command.split()[2:]):
+            assert path.is_relative_to(results)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert not verify(results).damage
+    assert before - set(stored(results)) == {
+        layout.root / PROVENANCE,
+        layout.report,
+        *(
+            broken / name
+            for name in (PROVENANCE, "metadata.json", "policy.safetensors", "metrics.csv", "evaluations.csv")
+        ),
+    }
+    open_sealed(layout.dataset("hopper"), "dataset")
+
+
+@pytest.mark.parametrize("name", ["nothing", "empty"])
+def test_where_there_is_nothing_to_verify_one_sentence_says_so(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["verify", str(tmp_path / name)]) == 2
+    assert capsys.readouterr().err.startswith(f"dawm verify: {tmp_path / name}: expected ")
