@@ -140,6 +140,9 @@ def _add_upkeep(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Commands that are no stage: about configs, and the making of the behaviour policies."""
     made = command("verify", stages.verify, "hold every stored file against its seal; status 1: damage")
     made.add_argument("results", type=Path, help="results, one experiment of them, or any folder below")
+    made = command("status", stages.status, "what of an experiment is complete, running, stopped and waiting")
+    made.add_argument("results", type=Path, help="folder results/<experiment>")
+    made.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again until all is complete")
     made = command("check-config", stages.check_config, "validate an experiment's config and print it whole")
     made.add_argument("config", type=Path)
     made = command("report-path", stages.report_path, "print where the report of an experiment's config is")

@@ -26,11 +26,11 @@ class Progress:
             left = (self.total - self.step) / max(whole, 1e-9)
             self.printed, self.told = now, self.step
             share = 100 * self.step // max(self.total, 1)
-            line = f"{self.what}: {self.step}/{self.total} ({share} %), {recent:,.0f}/s, {_clock(left)} left"
+            line = f"{self.what}: {self.step}/{self.total} ({share} %), {recent:,.0f}/s, {clock(left)} left"
             print(f"{line}{', ' if note else ''}{note}", file=sys.stderr, flush=True)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -272,9 +272,9 @@ def tables(parsed: argparse.Namespace) -> None:
 
 def timings(parsed: argparse.Namespace) -> None:
     from dawm.analysis.timings import write_timings
-    from dawm.config import Matrix
+    from dawm.config import Experiment
 
-    write_timings(parsed.results, _settings(parsed, Matrix), parsed.output)
+    write_timings(parsed.results, _settings(parsed, Experiment), parsed.output)
 
 
 def compare(parsed: argparse.Namespace) -> None:
@@ -308,6 +308,23 @@ def verify(parsed: argparse.Namespace) -> int:
     print(*(f"damaged: {sentence}" for sentences in found.damage.values() for sentence in sentences), sep="\n")
     print("To make it again:", *(f"    {command}" for command in remedies(found.damage)), sep="\n")
     return 1
+
+
+def status(parsed: argparse.Namespace) -> None:
+    import time
+
+    from dawm.status import status
+
+    if parsed.watch is not None and not parsed.watch > 0:
+        raise InputError(f"--watch: expected a number of seconds above 0, found {parsed.watch:g}")
+    while True:
+        found = status(parsed.results)
+        if parsed.watch is not None and sys.stdout.isatty():
+            print("\033[2J\033[H", end="")
+        print(*found.lines(), sep="\n", flush=True)
+        if parsed.watch is None or found.complete:
+            return
+        time.sleep(parsed.watch)
 
 
 def check_config(parsed: argparse.Namespace) -> None:

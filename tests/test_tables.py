@@ -46,6 +46,7 @@ TINY = {
     "experiment": "tiny",
     "seeds": [3, 4],
     "datasets": {"hopper": {"source": "local/hopper-medium-replay", "transitions": 3000}},
+    "generators": {"dawm": {"synthesis": {"shards": 2}}},
     "augmentations": {"real": {"real_fraction": 1.0}, "dawm": {"real_fraction": 0.5}},
     "algorithms": {"td3_bc": LEARNER},
     "assessment": {"rows": 40},
@@ -73,7 +74,7 @@ class Results:
     def draw(self) -> None:
         draw_all(self.layout.tables, self.layout.figures)
         compare([self.layout.tables / "scores.csv"], self.layout.comparison)
-        write_timings(self.root, self.experiment.matrix(), self.layout.timings)
+        write_timings(self.root, self.experiment, self.layout.timings)
 
     def report(self) -> None:
         write_report(self.root, self.experiment)
@@ -354,8 +355,8 @@ def test_timings_come_from_the_benchmark_files_that_are_there(results, tmp_path)
     benchmarks = {
         "export/hopper": "1.5\t0:00:01\t200.25\t1\t1\t1\t0\t0\t90\t1.25",
         "train-policy/hopper/td3_bc/dawm/seed-4": "60.5\t0:01:00\t-\t-\t-\t-\t0\t0\t99\t60",
-        "synthesize/hopper/dawm/seed-0/00001": "2\t0:00:02\t300\t1\t1\t1\t0\t0\t90\t2",
-        "synthesize/hopper/dawm/seed-0/00000": "3\t0:00:03\t300\t1\t1\t1\t0\t0\t90\t3",
+        "synthesize/hopper/dawm/seed-0/00001-of-00002": "2\t0:00:02\t300\t1\t1\t1\t0\t0\t90\t2",
+        "synthesize/hopper/dawm/seed-0/00000-of-00002": "3\t0:00:03\t300\t1\t1\t1\t0\t0\t90\t3",
         "train-policy/hopper/td3_bc/other/seed-4": "9\t0:00:09\t1\t1\t1\t1\t0\t0\t90\t9",  # not of this experiment
     }
     for name, values in benchmarks.items():
@@ -366,7 +367,7 @@ def test_timings_come_from_the_benchmark_files_that_are_there(results, tmp_path)
     log.parent.mkdir(parents=True)
     lines = ("640/2000 (32 %), 1,280/s, 0:01 left, critic_loss 0.2", "2000/2000 (100 %), 990/s, 0:00 left")
     log.write_text("\n".join(f"policy seed 4: {line}" for line in lines))
-    write_timings(tmp_path, results.experiment.matrix(), tmp_path)
+    write_timings(tmp_path, results.experiment, tmp_path)
     assert (tmp_path / "rates.csv").read_text().splitlines() == [
         "job,step,steps_per_second",
         "hopper/td3_bc/dawm/seed-4,640,1280",
@@ -376,8 +377,8 @@ def test_timings_come_from_the_benchmark_files_that_are_there(results, tmp_path)
     assert (tmp_path / "timings.csv").read_text().splitlines() == [
         "stage,job,wall_seconds,cpu_seconds,max_rss_mib",
         "export,hopper,1.5,1.25,200.25",
-        "synthesize,hopper/dawm/seed-0/00000,3,3,300",
-        "synthesize,hopper/dawm/seed-0/00001,2,2,300",
+        "synthesize,hopper/dawm/seed-0/00000-of-00002,3,3,300",
+        "synthesize,hopper/dawm/seed-0/00001-of-00002,2,2,300",
         "train-policy,hopper/td3_bc/dawm/seed-4,60.5,60,",
     ]
 

@@ -19,8 +19,10 @@ import yaml
 
 from dawm.config import AssessmentSettings, SynthesisSettings, as_mapping, load_experiment
 from dawm.data.sealed import open_sealed
-from dawm.layout import runs
+from dawm.jobs import jobs
+from dawm.layout import Layout, runs
 from dawm.offline_rl.policy import load_policy
+from dawm.status import status
 from dawm.verification import verify
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,6 +109,11 @@ def test_a_finished_run_is_whole_and_tells_its_config(finished: Path) -> None:
 
 def test_every_job_leaves_its_time_and_a_log(finished: Path) -> None:
     results = finished / "results" / "tiny"
+    expected = {job.slug for job in jobs(Layout(results), load_experiment(finished / "tiny.yaml"))}
+    for folder, suffix in (("logs", ".log"), ("benchmarks", ".tsv")):
+        found = (results / folder).rglob(f"*{suffix}")
+        assert {str(path.relative_to(results / folder).with_suffix("")) for path in found} == expected
+    assert status(results).complete
     timings = pd.read_csv(results / "timings" / "timings.csv")
     assert timings["stage"].value_counts().to_dict() == {
         "train-policy": 8,
@@ -114,6 +121,7 @@ def test_every_job_leaves_its_time_and_a_log(finished: Path) -> None:
         "export": 1,
         "train-world-model": 1,
         "train-inverse-dynamics": 1,
+        "seal-synthetic": 1,
         "assess": 1,
     }
     assert (timings["wall_seconds"] > 0).all()

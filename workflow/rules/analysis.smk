@@ -164,7 +164,7 @@ rule timings:
         runtime=30,
         gpu=0,
     params:
-        settings=text(matrix),
+        settings=text(experiment),
         folder=layout.root,
         output=layout.timings,
     shell:

@@ -11,6 +11,7 @@ sys.path.insert(0, workflow.basedir)
 from dawm.config import Experiment, as_mapping, as_yaml, read
 from dawm.data.files import write_text
 from dawm.errors import InputError
+from dawm.jobs import group_name
 from dawm.layout import (
     Layout,
     Run,
@@ -150,10 +151,6 @@ def source_files(wildcards):
 def policy_groups():
     """The seeds that share a job, or a wildcard where each has its own."""
     return experiment.seed_groups() if experiment.compute.seeds_per_job > 1 else [("{seed}",)]
-
-
-def group_name(seeds):
-    return f"seed-{seeds[0]}" if len(seeds) == 1 else f"seeds-{seeds[0]}-to-{seeds[-1]}"
 
 
 def rule_of(seeds):

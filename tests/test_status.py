@@ -1,0 +1,170 @@
+"""`dawm status`: what of an experiment is complete, running, stopped and waiting, with or without Snakemake."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dawm.cli import main
+from dawm.config import Experiment, as_yaml, read
+from dawm.data.files import is_locked, only_writer
+from dawm.data.sealed import PROVENANCE
+from dawm.jobs import jobs
+from dawm.layout import Layout, Run
+from dawm.status import status
+
+VALUES = {
+    "experiment": "tiny",
+    "seeds": [0, 1, 2],
+    "datasets": {"hopper": {"source": "local/hopper-medium-replay"}},
+    "generators": {"dawm": {"synthesis": {"shards": 2}}},
+    "augmentations": {"real": {"real_fraction": 1.0}, "dawm": {"real_fraction": 0.5}},
+    "algorithms": {"bc": {}},
+}
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """Of an experiment that has just begun."""
+    layout = Layout(tmp_path / "tiny")
+    layout.root.mkdir()
+    layout.config.write_text(as_yaml(read(Experiment, VALUES, "here")))
+    return layout
+
+
+def finish(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PROVENANCE).write_text("{}\n")
+
+
+def write_log(layout: Layout, slug: str, text: str) -> Path:
+    path = layout.root / "logs" / f"{slug}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def states(layout: Layout) -> dict[str, str]:
+    return {one.job.slug: one.state for one in status(layout.root).jobs}
+
+
+def test_jobs_come_in_the_order_of_need_and_once_each(layout: Layout) -> None:
+    slugs = [job.slug for job in jobs(layout, read(Experiment, VALUES, "here"))]
+    assert slugs == [
+        "export/hopper",
+        "train-world-model/hopper/dawm/seed-0",
+        "train-inverse-dynamics/hopper/dawm/seed-0",
+        "synthesize/hopper/dawm/seed-0/00000-of-00002",
+        "synthesize/hopper/dawm/seed-0/00001-of-00002",
+        "seal-synthetic/hopper/dawm/seed-0",
+        "assess/hopper/dawm/seed-0",
+        *(f"train-policy/hopper/bc/{arm}/seed-{seed}" for arm in ("real", "dawm") for seed in (0, 1, 2)),
+        "film/hopper/bc/dawm/seed-0",
+        "animate/hopper/dawm/seed-0",
+        "tables",
+        "compare",
+        "figures",
+        "timings",
+        "report",
+    ]
+
+
+def test_seeds_that_share_a_process_are_one_job(layout: Layout) -> None:
+    experiment = read(Experiment, VALUES | {"compute": {"seeds_per_job": 2}}, "here")
+    (pair,) = [job for job in jobs(layout, experiment) if job.slug == "train-policy/hopper/bc/real/seeds-0-to-1"]
+    for seed in (0, 1):
+        assert not pair.done
+        finish(layout.policy(Run("hopper", "bc", "real", seed)))
+    assert pair.done
+
+
+def test_at_the_start_everything_waits(layout: Layout) -> None:
+    assert set(states(layout).values()) == {"waiting"}
+
+
+def test_complete_running_and_stopped_jobs_are_told_apart(layout: Layout) -> None:
+    finish(layout.dataset("hopper"))
+    write_log(layout, "train-world-model/hopper/dawm/seed-0", "step 1\n")
+    write_log(layout, "train-policy/hopper/bc/real/seed-0", "a\nb\n\ndawm train-policy: no such thing\n")
+    with writing(layout.world_model("hopper", "dawm", 0)):
+        found = states(layout)
+    assert found["export/hopper"] == "complete"
+    assert found["train-world-model/hopper/dawm/seed-0"] == "running"
+    assert found["train-policy/hopper/bc/real/seed-1"] == "waiting"
+    with only_writer(layout.policy(Run("hopper", "bc", "real", 0))):
+        pass  # it was there, and has gone
+    found = states(layout)
+    assert found["train-world-model/hopper/dawm/seed-0"] == "stopped"
+    assert found["train-policy/hopper/bc/real/seed-0"] == "stopped"
+    text = "\n".join(status(layout.root).lines())
+    assert "train-policy/hopper/bc/real/seed-0\n    a\n    b\n    dawm train-policy: no such thing\n" in text
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """While another process writes into a folder."""
+    program = (
+        "import sys, pathlib\nfrom dawm.data.files import only_writer\n"
+        "with only_writer(pathlib.Path(sys.argv[1])):\n    print(flush=True)\n    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", program, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+        process.kill()
+
+
+def test_a_folder_is_locked_only_while_its_writer_lives(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    assert is_locked(folder) is None
+    with writing(folder):
+        assert is_locked(folder) is True
+    assert is_locked(folder) is False
+
+
+def test_a_shard_runs_while_its_log_is_fresh(layout: Layout) -> None:
+    slug = "synthesize/hopper/dawm/seed-0/00001-of-00002"
+    path = write_log(layout, slug, "synthesize: 256/700\n")
+    assert states(layout)[slug] == "running"
+    old = time.time() - 3600
+    os.utime(path, (old, old))
+    assert states(layout)[slug] == "stopped"
+
+
+def test_time_left_follows_the_jobs_that_are_done(layout: Layout) -> None:
+    for seed, seconds in ((0, 100), (1, 300)):
+        finish(layout.policy(Run("hopper", "bc", "real", seed)))
+        path = layout.root / "benchmarks" / f"train-policy/hopper/bc/real/seed-{seed}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"s\th:m:s\n{seconds}\t-\n")
+    found = status(layout.root)
+    assert found.left == 4 * 200.0
+    assert found.untimed == len(found.jobs) - 6
+    assert "about 13:20 of one core's time left; 14 more jobs are of stages" in "\n".join(found.lines())
+
+
+def test_status_needs_the_config_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(tmp_path)]) == 2
+    expected = f"dawm status: {tmp_path}: expected the config.yaml that a run writes at its start, found none\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_watching_ends_when_all_is_complete(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
+    for job in jobs(layout, read(Experiment, VALUES, "here")):
+        for path in job.outputs:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("{}\n")
+    assert main(["status", str(layout.root), "--watch", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"{layout.root}: 20 complete"
+    assert main(["status", str(layout.root), "--watch", "0"]) == 2
+    shutil.rmtree(layout.tables)
+    assert not status(layout.root).complete
