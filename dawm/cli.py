@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dawm import stages
-from dawm.errors import InputError
+from dawm.errors import InputError, StoppedError
 
 Stage = Callable[[argparse.Namespace], int | None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one stage; returns the exit status: 0, 1 for an inspection's alarm, 2 for bad input."""
+    """Runs one stage; returns the exit status: 0, 1 for an alarm of `inspect` or `verify`, 2 for bad input, 143 for a
+    training that was told to stop."""
     parsed = parser().parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
@@ -24,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"dawm {parsed.command}: {error}", file=sys.stderr)
         return 2
+    except StoppedError as stop:
+        print(f"dawm {parsed.command}: {stop}", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except OSError as error:  # a full disk, a folder that may not be written
         where = f"{error.filename}: " if error.filename else ""
         print(f"dawm {parsed.command}: {where}{error.strerror or error}", file=sys.stderr)

@@ -1,8 +1,12 @@
-"""The one exception that is the user's to mend: a sentence with file, key, what was expected and what was found."""
+"""Exceptions that end a command with a sentence."""
 
 
 class InputError(Exception):
-    """Bad input. The command line prints the sentence and exits with status 2."""
+    """Bad input, the user's to mend: file, key, what was expected, what was found. Exit status 2."""
+
+
+class StoppedError(Exception):
+    """A training that was told to end (SIGTERM) and left a checkpoint to go on from. Exit status 143, as in shells."""
 
 
 class DivergedError(InputError):

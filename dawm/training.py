@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import math
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from dawm.compute import Compute
 from dawm.data.files import digest_of, only_writer, sha256, write_json
 from dawm.data.sealed import PROVENANCE, Sealed, open_sealed, seal, unseal
 from dawm.data.weights import save_weights
-from dawm.errors import DivergedError, InputError
+from dawm.errors import DivergedError, InputError, StoppedError
 from dawm.progress import Progress
 
 FINISHED = ".finished.json"
@@ -138,32 +140,60 @@ def train(
     as one that was not. Metrics (means over `log_every` steps) go to each member's metrics.csv, the rows of `evaluate`,
     called after every `evaluate_every` steps, to its evaluations.csv.
 
+    On SIGTERM (a scheduler's time limit or pre-emption) it saves a checkpoint after the step at hand and raises
+    StoppedError.
+
     A member diverges where a metric is not finite, or its mean larger than its limit: it gets a `failure` and nothing
     of it is written from then on; the others go on.
     """
     first, sums = resume(members, state)
-    progress = Progress(members[0].what if len(members) == 1 else f"{members[0].what} and others", steps, start=first)
+    what = members[0].what if len(members) == 1 else f"{members[0].what} and others"
+    progress = Progress(what, steps, start=first)
     note = ""
-    for step in range(first, steps):
-        for name, value in update(step).items():
-            sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
-        done = step + 1
-        if done % log_every == 0 or done == steps:
-            rows = rows_of(done, sums, (done - 1) % log_every + 1, len(members))
-            for member, row in going_on(members, rows, limits):
-                member.ledgers["metrics"].append(row)
-            note = ", ".join(f"{name} {value:.4g}" for name, value in rows[0].items() if name != "step")
-            sums = {}
-        if evaluate is not None and (done % evaluate_every == 0 or done == steps):
-            for member, row in zip(members, evaluate(done), strict=True):
-                if member.failure is None:
-                    member.ledgers["evaluations"].append({"step": done, **row})
-        if done % checkpoint_every == 0 and done < steps:
-            going_on(members, rows_of(done, sums, 1, len(members)), NO_LIMITS)
-            save_checkpoints(members, done, state, sums)
-        if all(member.failure for member in members):
-            break
-        progress.advance(note=note)
+    with StopRequest() as stop:
+        for step in range(first, steps):
+            for name, value in update(step).items():
+                sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
+            done = step + 1
+            if done % log_every == 0 or done == steps:
+                rows = rows_of(done, sums, (done - 1) % log_every + 1, len(members))
+                for member, row in going_on(members, rows, limits):
+                    member.ledgers["metrics"].append(row)
+                note = ", ".join(f"{name} {value:.4g}" for name, value in rows[0].items() if name != "step")
+                sums = {}
+            if evaluate is not None and (done % evaluate_every == 0 or done == steps):
+                for member, row in zip(members, evaluate(done), strict=True):
+                    if member.failure is None:
+                        member.ledgers["evaluations"].append({"step": done, **row})
+            stopping = stop.requested and done < steps
+            if stopping or (done % checkpoint_every == 0 and done < steps):
+                going_on(members, rows_of(done, sums, 1, len(members)), NO_LIMITS)
+                save_checkpoints(members, done, state, sums)
+            if stopping:
+                raise StoppedError(f"{what}: told to stop; the same command goes on from step {done} of {steps}")
+            if all(member.failure for member in members):
+                break
+            progress.advance(note=note)
+
+
+class StopRequest:
+    """Whether SIGTERM has come while it was open. Signals reach the main thread alone; in others nothing changes."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> StopRequest:
+        self.hears = threading.current_thread() is threading.main_thread()
+        if self.hears:
+            self.before = signal.signal(signal.SIGTERM, self._hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.hears:
+            signal.signal(signal.SIGTERM, self.before)
+
+    def _hear(self, *_: object) -> None:
+        self.requested = True
 
 
 def refuse_diverged(members: Iterable[Member]) -> None:

@@ -5,6 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -423,3 +431,51 @@ def test_numbers_of_a_seed_stay_what_they_are() -> None:
     """Published results depend on them: a change here changes every result."""
     assert generator(0, "noise", 7, 0).integers(10**6, size=4).tolist() == [504220, 235484, 411301, 363412]
     assert derived_seed(0, "reset", "hopper") == 1666276453
+
+
+# --- told to stop -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seeds", [("3",), ("3", "4")], ids=["alone", "side by side"])
+def test_training_that_is_told_to_stop_goes_on_where_it_was(dataset: Path, tmp_path: Path, seeds: tuple[str]) -> None:
+    """SIGTERM, as at a scheduler's time limit or pre-emption: a checkpoint in time, then the undisturbed run's bytes."""
+    settings = {"gradient_steps": 6000, "hidden": 8, "batch_size": 8, "evaluate_every": 3000, "evaluation_episodes": 1}
+
+    def begin(folder: str) -> subprocess.Popen[str]:
+        outputs = [str(tmp_path / folder / seed) for seed in seeds]
+        command = [sys.executable, "-m", "dawm", "train-policy", "--algorithm", "td3_bc", "--dataset", str(dataset)]
+        command += ["--settings", json.dumps(settings), "--seed", *seeds, "--output", *outputs]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+    undisturbed = begin("undisturbed")
+    assert undisturbed.communicate()[1] and undisturbed.returncode == 0
+    process = begin("stopped")
+    rows = tmp_path / "stopped" / seeds[0] / "metrics.csv"
+    while not (rows.is_file() and len(rows.read_text().splitlines()) > 2):  # two thousand steps or so
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=20)[1].splitlines()[-1]
+    assert process.returncode == 128 + signal.SIGTERM
+    expected = re.fullmatch(
+        r"dawm train-policy: .* told to stop; the same command goes on from step (\d+) of 6000", said
+    )
+    assert expected, said
+    first = tmp_path / "stopped" / seeds[0]
+    assert not (first / "provenance.json").exists()
+    with safe_open(first / CHECKPOINT, "pt") as file:
+        assert file.metadata()["step"] == expected[1] and 1000 <= int(expected[1]) < 6000
+    again = begin("stopped")
+    shown = again.communicate()[1]
+    assert again.returncode == 0
+    assert int(re.findall(r": (\d+)/6000", shown)[0]) > int(expected[1])
+    for seed in seeds:
+        assert contents(tmp_path / "stopped" / seed) == contents(tmp_path / "undisturbed" / seed)
+
+
+def test_training_in_a_thread_leaves_signals_alone(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=counting_run, args=(tmp_path, 8, 4))
+    thread.start()
+    thread.join()
+    assert (tmp_path / "metrics.csv").is_file() and signal.getsignal(signal.SIGTERM) is before
