@@ -438,7 +438,7 @@ def test_numbers_of_a_seed_stay_what_they_are() -> None:
 
 @pytest.mark.parametrize("seeds", [("3",), ("3", "4")], ids=["alone", "side by side"])
 def test_training_that_is_told_to_stop_goes_on_where_it_was(dataset: Path, tmp_path: Path, seeds: tuple[str]) -> None:
-    """SIGTERM, as at a scheduler's time limit or pre-emption: a checkpoint in time, then the undisturbed run's bytes."""
+    """SIGTERM, as at a time limit or pre-emption: a checkpoint in time, and then the undisturbed run's bytes."""
     settings = {"gradient_steps": 6000, "hidden": 8, "batch_size": 8, "evaluate_every": 3000, "evaluation_episodes": 1}
 
     def begin(folder: str) -> subprocess.Popen[str]:
@@ -457,9 +457,8 @@ def test_training_that_is_told_to_stop_goes_on_where_it_was(dataset: Path, tmp_p
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=20)[1].splitlines()[-1]
     assert process.returncode == 128 + signal.SIGTERM
-    expected = re.fullmatch(
-        r"dawm train-policy: .* told to stop; the same command goes on from step (\d+) of 6000", said
-    )
+    sentence = r"dawm train-policy: .* told to stop; the same command goes on from step (\d+) of 6000"
+    expected = re.fullmatch(sentence, said)
     assert expected, said
     first = tmp_path / "stopped" / seeds[0]
     assert not (first / "provenance.json").exists()
