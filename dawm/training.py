@@ -70,8 +70,11 @@ def train_and_seal(
     evaluate_every: int,
 ) -> None:
     """Trains (see `train`) and writes `job.output`: the weights of `result()` under the name `weights`, metrics.csv,
-    evaluations.csv and the seal. Length and checkpoints are the settings' gradient_steps and checkpoint_every."""
+    evaluations.csv and the seal; nothing where it is finished already. Length and checkpoints are the settings'
+    gradient_steps and checkpoint_every."""
     with only_writer(job.output):
+        if take_up_finished(job):
+            return
         unseal(job.output)
         members = [Member(job.what, job.output, job.digest)]
         train(
@@ -99,12 +102,10 @@ def seal_training(job: Job, result: nn.Module, weights: str, metadata: Mapping[s
         inputs=job.inputs,
         metadata=metadata,
     )
-    (job.output / CHECKPOINT).unlink(missing_ok=True)
-
-
-def keep_finished(job: Job) -> None:
-    """Remembers a finished run of several: the scheduler takes its seal away before it lets the others be finished."""
+    # The scheduler takes seals away before it starts a job again: one of some seeds of which another was not finished,
+    # or one whose predecessor finished after the scheduler was killed.
     write_json(job.output / FINISHED, {"run": job.digest, "seal": json.loads((job.output / PROVENANCE).read_text())})
+    (job.output / CHECKPOINT).unlink(missing_ok=True)
 
 
 def take_up_finished(job: Job) -> bool:

@@ -275,14 +275,31 @@ def test_truncated_checkpoint_is_not_used(
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
 
 
-def test_finished_run_that_is_repeated_ends_with_the_same_bytes(
-    stage: tuple[ModuleType, Stage], tmp_path: Path
+def test_finished_run_is_taken_up_and_not_made_again(
+    stage: tuple[ModuleType, Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, run = stage
+    """Also where the scheduler took its seal away: it does so before it starts a job that it takes for unfinished."""
+    module, run = stage
+    watch = Watch(module, monkeypatch)
     run(tmp_path / "run", 3)
     first = contents(tmp_path / "run")
+    (tmp_path / "run" / "provenance.json").unlink()
     run(tmp_path / "run", 3)
     assert contents(tmp_path / "run") == first
+    assert watch.steps == list(range(STEPS))
+
+
+def test_finished_run_that_was_altered_is_made_again(
+    stage: tuple[ModuleType, Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, run = stage
+    watch = Watch(module, monkeypatch)
+    run(tmp_path / "run", 3)
+    first = contents(tmp_path / "run")
+    (tmp_path / "run" / "metrics.csv").write_text("step\n")
+    run(tmp_path / "run", 3)
+    assert contents(tmp_path / "run") == first
+    assert watch.steps == 2 * list(range(STEPS))
 
 
 # --- metrics and evaluations ------------------------------------------------------------------------------------

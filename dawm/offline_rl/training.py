@@ -33,7 +33,6 @@ from dawm.offline_rl.td3_bc import TD3BC
 from dawm.randomness import derived_seed
 from dawm.training import (
     Job,
-    keep_finished,
     refuse_diverged,
     seal_training,
     take_up_finished,
@@ -97,7 +96,7 @@ def train_policies(
     with ExitStack() as held:
         for job in jobs:
             held.enter_context(only_writer(job.output))
-        unfinished = [job for job in jobs if len(jobs) == 1 or not take_up_finished(job)]
+        unfinished = [job for job in jobs if not take_up_finished(job)]
         for job in unfinished:
             unseal(job.output)
         members: list[Member] = []
@@ -184,8 +183,6 @@ class PolicyTraining:
                 policy, settings = self.policy(place), job.settings
                 chosen = {key: settings[key] for key in ("algorithm", "real_fraction")}
                 seal_training(job, policy, WEIGHTS, {**chosen, **environment, **policy.facts()})
-                if len(self.jobs) > 1:
-                    keep_finished(job)
         return members
 
     def update(self, step: int) -> Mapping[str, Tensor]:

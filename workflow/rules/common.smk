@@ -68,6 +68,11 @@ LEARNER_COMPUTE = ["--precision", "tf32" if experiment.compute.precision == "tf3
 LEARNER_COMPUTE += ["--compile", "graphs" if experiment.compute.compile == "graphs" else "none"]
 
 
+def growing(amount):
+    """A resource: what was too little at an attempt will do at the next. A training goes on where it was stopped."""
+    return lambda wildcards, attempt: amount * attempt
+
+
 def inside(folder, *names):
     return str(Path(folder, *names))
 

@@ -16,8 +16,8 @@ rule train_world_model:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=1440,
+        mem_mb=growing(4000),
+        runtime=growing(480),
         gpu=0,
     params:
         version=1,
@@ -46,8 +46,8 @@ rule train_inverse_dynamics:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=480,
+        mem_mb=growing(4000),
+        runtime=growing(480),
         gpu=0,
     params:
         version=1,
@@ -75,8 +75,8 @@ rule train_forward_dynamics:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=480,
+        mem_mb=growing(4000),
+        runtime=growing(480),
         gpu=0,
     params:
         version=1,
@@ -104,8 +104,8 @@ rule train_cloned_policy:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=480,
+        mem_mb=growing(4000),
+        runtime=growing(480),
         gpu=0,
     params:
         version=1,

@@ -18,8 +18,8 @@ for seeds in policy_groups():
             ENVIRONMENT
         threads: 1
         resources:
-            mem_mb=lambda wildcards, attempt: 4000 * attempt,
-            runtime=1440,
+            mem_mb=growing(4000),
+            runtime=growing(480),
             gpu=0,
         params:
             version=2,
