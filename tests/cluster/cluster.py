@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "sinfo")
@@ -59,7 +59,7 @@ AccountingStorageType=accounting_storage/none
 NodeName=cpu[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[16822-16823] CPUs={cpus} RealMemory={memory}
 NodeName=gpu1 NodeHostname={host} NodeAddr=127.0.0.1 Port=16824 CPUs={cpus} RealMemory={memory} Gres=gpu:fake:2
 PartitionName=cpu Nodes=cpu[1-2] Default=YES MaxTime=2880 State=UP PriorityTier=1
-PartitionName=gpu Nodes=gpu1 MaxTime=2880 State=UP PriorityTier=1 GraceTime=30
+PartitionName=gpu Nodes=gpu1 MaxTime=2880 State=UP PriorityTier=1
 PartitionName=urgent Nodes=gpu1 MaxTime=2880 State=UP PriorityTier=10 PreemptMode=OFF
 """
 GPUS = "NodeName=gpu1 Name=gpu Type=fake Count=2 File=/dev/null,/dev/zero\n"
@@ -90,8 +90,7 @@ class Cluster:
 
     def kill_node(self, name: str) -> None:
         """As a machine that loses power: its daemon and all that it runs, without a word."""
-        for process in descendants(int((self.root / "run" / f"slurmd-{name}.pid").read_text()), name):
-            os.kill(process, signal.SIGKILL)
+        kill(descendants(int((self.root / "run" / f"slurmd-{name}.pid").read_text()), name))
 
     def idle(self) -> bool:
         return len(set(self.tell("sinfo", "-h", "-N", "-t", "idle", "-o", "%N").split())) == 3
@@ -155,29 +154,35 @@ def stop(root: Path) -> None:
     pids = sorted((root / "run").glob("*.pid"), key=lambda path: path.name == "munged.pid")
     for path in pids:
         name = path.stem.removeprefix("slurmd-")
-        for process in descendants(int(path.read_text()), name):
-            try:
-                os.kill(process, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        kill(descendants(int(path.read_text()), name))
+
+
+def kill(processes: list[int]) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def descendants(daemon: int, node: str) -> list[int]:
-    """A daemon, and where it is a node's the job steps that it left to themselves, with all that they run."""
+    """A daemon, and where it is a node's the keepers of its job steps (slurmstepd, nobody's children), with all that they
+    run; keepers before what they keep, whose end they would report."""
     parents: dict[int, int] = {}
     names: dict[int, str] = {}
+    on_node = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            fields = (entry / "stat").read_text().rpartition(")")
-            parents[int(entry.name)] = int(fields[2].split()[1])
-            names[int(entry.name)] = (entry / "environ").read_bytes().decode(errors="replace")
+            name, _, fields = (entry / "stat").read_text().partition("(")[2].rpartition(")")
+            names[int(entry.name)], parents[int(entry.name)] = name, int(fields.split()[1])
+            if f"SLURMD_NODENAME={node}\0".encode() in (entry / "environ").read_bytes():
+                on_node.append(int(entry.name))
         except (OSError, ValueError):
             continue
+    keepers = {parents[process] for process in on_node if names.get(parents[process]) == "slurmstepd"}
     found = [daemon] if daemon in parents else []
-    found += [process for process, text in names.items() if f"SLURMD_NODENAME={node}\0" in text]
+    found += [*sorted(keepers), *on_node]
     for process in found:
         found += [child for child, parent in parents.items() if parent == process and child not in found]
-    return found
+    return list(dict.fromkeys(found))
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> None:
