@@ -6,12 +6,13 @@ export TORCH_INDEX
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run suite test check config-reference publish publish-suite publish-pilot evidence compare-evidence lock clean
+.PHONY: help setup run suite test test-cluster check config-reference publish publish-suite publish-pilot evidence compare-evidence lock clean
 
 help:
 	@echo "make run     set up, then run the workflow (CORES=4, CONFIG=config/other.yaml; default: the quickstart)"
 	@echo "make suite   set up, then collect the local suite's 15 data sets and describe them"
 	@echo "make test    set up, then run all tests"
+	@echo "make test-cluster   run the workflow on a SLURM cluster of its own (INSTALL=1 installs Debian's SLURM first; root)"
 	@echo "make check   set up, then check style, types and the workflow"
 	@echo "make config-reference   write the config's schema and table of keys anew"
 	@echo "make publish run the quickstart and copy what the docs quote to results/published"
@@ -36,6 +37,11 @@ suite: setup
 # One thread for each test process: torch's own threads would fight over the cores.
 test: setup
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(CORES) --dist loadgroup
+
+# On a real SLURM of its own: some 15 minutes.
+test-cluster: setup
+	@$(if $(INSTALL),sh tests/cluster/install.sh,true)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --override-ini addopts=-q tests/cluster
 
 check: setup
 	$(PYTHON) -m ruff check .
