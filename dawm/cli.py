@@ -148,6 +148,16 @@ def _add_upkeep(command: Callable[..., argparse.ArgumentParser]) -> None:
     made = command("status", stages.status, "what of an experiment is complete, running, stopped and waiting")
     made.add_argument("results", type=Path, help="folder results/<experiment>")
     made.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again until all is complete")
+    made = command("plan", stages.plan, "hours, GPU-hours, disk and jobs of an experiment, from measured ones")
+    made.add_argument("config", type=Path)
+    made.add_argument("--gpus", type=int, default=0, help="0: everything runs on cores")
+    made.add_argument("--cores", type=int, default=8)
+    made.add_argument(
+        "--measured",
+        type=Path,
+        nargs="+",
+        help="folders of experiments with config.yaml and timings/timings.csv; default: all below results",
+    )
     made = command("check-config", stages.check_config, "validate an experiment's config and print it whole")
     made.add_argument("config", type=Path)
     made = command("report-path", stages.report_path, "print where the report of an experiment's config is")

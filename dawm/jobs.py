@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dawm.config import Experiment
 from dawm.data.sealed import PROVENANCE
-from dawm.layout import Layout, Run, animated_sets, filmed_runs, shard_name, synthetic_sets
+from dawm.layout import Layout, animated_sets, filmed_runs, runs, shard_name, synthetic_sets
 
 
 @dataclass(frozen=True)
 class Job:
     """stage: as on the command line; name: which of the stage's jobs, "" where there is one; outputs: the files that
-    are there when it is done."""
+    are there when it is done; needs: slugs of the jobs before it; settings: what its duration depends on."""
 
     stage: str
     name: str
     outputs: tuple[Path, ...]
+    needs: tuple[str, ...]
+    settings: Any = field(default=None, compare=False)
 
     @property
     def slug(self) -> str:
@@ -26,37 +30,37 @@ class Job:
         return f"{self.stage}/{self.name}".rstrip("/")
 
     @property
+    def dataset(self) -> str:
+        """The data set that it works on; "" where it is about all."""
+        return self.name.partition("/")[0]
+
+    @property
     def done(self) -> bool:
         return all(path.is_file() for path in self.outputs)
 
 
-def jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
-    """In the order in which one needs the other."""
-    matrix = experiment.matrix()
-    for dataset in matrix.datasets:
-        yield sealing("export", dataset, layout.dataset(dataset))
-    yield from dict.fromkeys(model_jobs(layout, experiment))
-    for dataset, generator, seed in synthetic_sets(matrix):
-        folder, name = layout.synthetic(dataset, generator, seed), f"{dataset}/{generator}/seed-{seed}"
-        count = experiment.generators[generator].synthesis.shards
-        for shard in (shard_name(number, count) for number in range(count)):
-            numbers = shard.removeprefix("shard-").removesuffix(".parquet")
-            yield Job("synthesize", f"{name}/{numbers}", (folder / shard,))
-        yield sealing("seal-synthetic", name, folder)
-        yield sealing("assess", name, layout.assessment(dataset, generator, seed))
-    yield from policy_jobs(layout, experiment)
-    for run in filmed_runs(matrix):
-        yield sealing("film", run.slug, layout.film(run))
-    for dataset, generator, seed in animated_sets(experiment):
-        yield sealing("animate", f"{dataset}/{generator}/seed-{seed}", layout.animation(dataset, generator, seed))
-    for stage, folder in (
-        ("tables", layout.tables),
-        ("compare", layout.comparison),
-        ("figures", layout.figures),
-        ("timings", layout.timings),
-        ("report", layout.root),
-    ):
-        yield sealing(stage, "", folder)
+def jobs(layout: Layout, experiment: Experiment) -> list[Job]:
+    """In an order in which each comes after what it needs."""
+    made = [
+        *export_jobs(layout, experiment),
+        *dict.fromkeys(model_jobs(layout, experiment)),
+        *synthesis_jobs(layout, experiment),
+        *policy_jobs(layout, experiment),
+    ]
+    tabled = tuple(job.slug for job in made if job.stage in ("export", "assess", "train-policy"))
+    made.append(sealing("tables", "", tabled, layout.tables))
+    for stage, folder in (("compare", layout.comparison), ("figures", layout.figures), ("timings", layout.timings)):
+        made.append(sealing(stage, "", ("tables",), folder))
+    shown = [*film_jobs(layout, experiment), *animation_jobs(layout, experiment)]
+    needed = ("compare", "figures", "timings", *(job.slug for job in shown))
+    return [*made, *shown, sealing("report", "", needed, layout.root)]
+
+
+def export_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
+    wholes_first = sorted(experiment.datasets.items(), key=lambda item: item[1].parent is not None)
+    for name, settings in wholes_first:
+        parent = () if settings.parent is None else (f"export/{settings.parent}",)
+        yield sealing("export", name, parent, layout.dataset(name), settings=settings)
 
 
 def model_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
@@ -65,18 +69,60 @@ def model_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
         recipe = experiment.generators[generator]
         for part in dict.fromkeys((*recipe.taught_by("world_model"), *recipe.grown_by())):
             owner = experiment.owner(generator, part)
+            taught = [model_slug(experiment, dataset, owner, name, seed) for name in recipe.taught_by(part)]
+            stage, _, name = model_slug(experiment, dataset, generator, part, seed).partition("/")
             folder = getattr(layout, part)(dataset, owner, seed)
-            yield sealing(f"train-{part.replace('_', '-')}", f"{dataset}/{owner}/seed-{seed}", folder)
+            yield sealing(stage, name, (f"export/{dataset}", *taught), folder, settings=getattr(recipe, part))
+
+
+def model_slug(experiment: Experiment, dataset: str, generator: str, part: str, seed: int) -> str:
+    """Of the training of a recipe's model."""
+    return f"train-{part.replace('_', '-')}/{dataset}/{experiment.owner(generator, part)}/seed-{seed}"
+
+
+def synthesis_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
+    for dataset, generator, seed in synthetic_sets(experiment.matrix()):
+        folder, name = layout.synthetic(dataset, generator, seed), f"{dataset}/{generator}/seed-{seed}"
+        recipe = experiment.generators[generator]
+        models = tuple(model_slug(experiment, dataset, generator, part, seed) for part in recipe.grown_by())
+        files = [shard_name(number, recipe.synthesis.shards) for number in range(recipe.synthesis.shards)]
+        shards = [f"{name}/{file.removeprefix('shard-').removesuffix('.parquet')}" for file in files]
+        for shard, file in zip(shards, files, strict=True):
+            yield Job("synthesize", shard, (folder / file,), (f"export/{dataset}", *models), recipe)
+        yield sealing("seal-synthetic", name, tuple(f"synthesize/{shard}" for shard in shards), folder, settings=recipe)
+        seal, assessment = f"seal-synthetic/{name}", layout.assessment(dataset, generator, seed)
+        yield sealing("assess", name, (seal,), assessment, settings=experiment.assessment)
 
 
 def policy_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
     matrix = experiment.matrix()
-    for dataset in matrix.datasets:
-        for algorithm in matrix.algorithms:
-            for arm in matrix.arms_of(algorithm):
-                for seeds in experiment.seed_groups():
-                    folders = [layout.policy(Run(dataset, algorithm, arm, seed)) for seed in seeds]
-                    yield sealing("train-policy", f"{dataset}/{algorithm}/{arm}/{group_name(seeds)}", *folders)
+    for run in runs(matrix):
+        seeds = next(group for group in experiment.seed_groups() if run.seed in group)
+        if run.seed != seeds[0]:
+            continue
+        generator = matrix.augmentations[run.augmentation].generator
+        grown = dict.fromkeys(
+            f"seal-synthetic/{run.dataset}/{generator}/seed-{matrix.world_model_seed(seed)}"
+            for seed in seeds
+            if generator is not None
+        )
+        folders = [layout.policy(dataclasses.replace(run, seed=seed)) for seed in seeds]
+        name = f"{run.dataset}/{run.algorithm}/{run.augmentation}/{group_name(seeds)}"
+        settings = experiment.algorithm(run.algorithm)
+        yield sealing("train-policy", name, (f"export/{run.dataset}", *grown), *folders, settings=settings)
+
+
+def film_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
+    for run in filmed_runs(experiment.matrix()):
+        seeds = next(group for group in experiment.seed_groups() if run.seed in group)
+        policy = f"train-policy/{run.dataset}/{run.algorithm}/{run.augmentation}/{group_name(seeds)}"
+        yield sealing("film", run.slug, (policy,), layout.film(run))
+
+
+def animation_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
+    for dataset, generator, seed in animated_sets(experiment):
+        name = f"{dataset}/{generator}/seed-{seed}"
+        yield sealing("animate", name, (f"seal-synthetic/{name}",), layout.animation(dataset, generator, seed))
 
 
 def group_name(seeds: Sequence[int | str]) -> str:
@@ -84,5 +130,5 @@ def group_name(seeds: Sequence[int | str]) -> str:
     return f"seed-{seeds[0]}" if len(seeds) == 1 else f"seeds-{seeds[0]}-to-{seeds[-1]}"
 
 
-def sealing(stage: str, name: str, *folders: Path) -> Job:
-    return Job(stage, name, tuple(folder / PROVENANCE for folder in folders))
+def sealing(stage: str, name: str, needs: tuple[str, ...], *folders: Path, settings: Any = None) -> Job:
+    return Job(stage, name, tuple(folder / PROVENANCE for folder in folders), needs, settings)

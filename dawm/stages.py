@@ -327,6 +327,16 @@ def status(parsed: argparse.Namespace) -> None:
         time.sleep(parsed.watch)
 
 
+def plan(parsed: argparse.Namespace) -> None:
+    from dawm.planning import plan
+
+    if parsed.gpus < 0 or parsed.cores < 1:
+        raise InputError(f"expected --gpus from 0 and --cores from 1, found {parsed.gpus} and {parsed.cores}")
+    found = sorted(Path("results").glob("**/timings/timings.csv")) if parsed.measured is None else []
+    measured = parsed.measured or [path.parents[1] for path in found]
+    print(*plan(parsed.config, measured, parsed.gpus, parsed.cores).lines(), sep="\n")
+
+
 def check_config(parsed: argparse.Namespace) -> None:
     from dawm.config import as_yaml, load_experiment
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dawm.cli import main
-from dawm.config import Experiment, as_yaml, read
+from dawm.config import Experiment, as_yaml, load_experiment, read
 from dawm.data.files import is_locked, only_writer
 from dawm.data.sealed import PROVENANCE
 from dawm.jobs import jobs
@@ -67,14 +67,23 @@ def test_jobs_come_in_the_order_of_need_and_once_each(layout: Layout) -> None:
         "seal-synthetic/hopper/dawm/seed-0",
         "assess/hopper/dawm/seed-0",
         *(f"train-policy/hopper/bc/{arm}/seed-{seed}" for arm in ("real", "dawm") for seed in (0, 1, 2)),
-        "film/hopper/bc/dawm/seed-0",
-        "animate/hopper/dawm/seed-0",
         "tables",
         "compare",
         "figures",
         "timings",
+        "film/hopper/bc/dawm/seed-0",
+        "animate/hopper/dawm/seed-0",
         "report",
     ]
+
+
+@pytest.mark.parametrize("config", sorted(Path(__file__).parents[1].glob("config/*.yaml")), ids=lambda path: path.stem)
+def test_jobs_of_shipped_configs_come_after_what_they_need(config: Path) -> None:
+    experiment = load_experiment(config)
+    before: set[str] = set()
+    for job in jobs(Layout.of(experiment.experiment), experiment):
+        assert set(job.needs) <= before and job.slug not in before
+        before.add(job.slug)
 
 
 def test_seeds_that_share_a_process_are_one_job(layout: Layout) -> None:

@@ -375,11 +375,11 @@ def test_timings_come_from_the_benchmark_files_that_are_there(results, tmp_path)
     ]
     assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "timings.csv").read_text().splitlines() == [
-        "stage,job,wall_seconds,cpu_seconds,max_rss_mib",
-        "export,hopper,1.5,1.25,200.25",
-        "synthesize,hopper/dawm/seed-0/00000-of-00002,3,3,300",
-        "synthesize,hopper/dawm/seed-0/00001-of-00002,2,2,300",
-        "train-policy,hopper/td3_bc/dawm/seed-4,60.5,60,",
+        "stage,job,wall_seconds,cpu_seconds,max_rss_mib,disk_mib",
+        "export,hopper,1.5,1.25,200.25,0",
+        "synthesize,hopper/dawm/seed-0/00000-of-00002,3,3,300,0",
+        "synthesize,hopper/dawm/seed-0/00001-of-00002,2,2,300,0",
+        "train-policy,hopper/td3_bc/dawm/seed-4,60.5,60,,0",
     ]
 
 

@@ -14,7 +14,7 @@ from dawm.analysis.style import COLORS, STYLE, save
 from dawm.analysis.tables import write_table
 from dawm.config import Experiment, as_mapping
 from dawm.data.files import only_writer
-from dawm.data.sealed import seal, unseal
+from dawm.data.sealed import PROVENANCE, seal, unseal
 from dawm.jobs import Job, jobs
 from dawm.layout import Layout
 
@@ -45,8 +45,18 @@ def timings(folder: Path, jobs: list[Job]) -> pd.DataFrame:
         path = folder / f"{job.slug}.tsv"
         if path.is_file():
             row = pd.read_csv(path, sep="\t", na_values="-").iloc[0]
-            rows.append((job.stage, job.name, row["s"], row["cpu_time"], row["max_rss"]))
-    return pd.DataFrame(rows, columns=["stage", "job", "wall_seconds", "cpu_seconds", "max_rss_mib"])
+            disk = sum(file.stat().st_size for file in written(job)) / 2**20
+            rows.append((job.stage, job.name, row["s"], row["cpu_time"], row["max_rss"], disk))
+    return pd.DataFrame(rows, columns=["stage", "job", "wall_seconds", "cpu_seconds", "max_rss_mib", "disk_mib"])
+
+
+def written(job: Job) -> Iterator[Path]:
+    """Files that a job left: its shard, or all of its folders that no other job wrote into."""
+    for path in filter(Path.is_file, job.outputs):
+        if path.name != PROVENANCE:
+            yield path
+        elif job.stage != "seal-synthetic":
+            yield from filter(Path.is_file, path.parent.iterdir())
 
 
 def progress(folder: Path, jobs: list[Job]) -> Iterator[tuple[str, int, float]]:

@@ -164,8 +164,8 @@ def kill(processes: list[int]) -> None:
 
 
 def descendants(daemon: int, node: str) -> list[int]:
-    """A daemon, and where it is a node's, the keepers of its job steps (slurmstepd) with all that they run. Keepers come
-    first: they would report the end of what they keep."""
+    """A daemon, and where it is a node's, the keepers of its job steps (slurmstepd) with all that they run. Keepers
+    come first: they would report the end of what they keep."""
     parents: dict[int, int] = {}
     names: dict[int, str] = {}
     on_node = []

@@ -1,0 +1,240 @@
+"""`plan`: how long an experiment will take on so many machines, from the times that other experiments' jobs took."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dawm.config import Experiment, as_mapping, load_experiment
+from dawm.errors import InputError
+from dawm.jobs import Job, jobs
+from dawm.layout import Layout
+from dawm.progress import clock
+
+ON_GPU = ("train-world-model", "train-inverse-dynamics", "train-forward-dynamics", "train-policy", "synthesize")
+"""Stages that the SLURM profile sends to GPUs."""
+QUEUED = 10.0
+"""Seconds that a cluster's job costs beside its work (facts of SLURM's plugin); none on one machine."""
+GROWTH = {
+    "gradient_steps": 1.0,
+    "batch_size": 0.8,  # below some hundred rows, what a step costs besides arithmetic is not small
+    "hidden": 1.2,
+    "members": 1.0,
+    "transitions": 1.0,
+    "trajectories": 1.0,
+    "sampling_steps": 1.0,
+    "seeds": 1.0,
+}
+"""Exponents by which time follows a setting; all others count as equal or not."""
+DISK_GROWTH = {"transitions": 1.0, "trajectories": 1.0, "seeds": 1.0, "hidden": 2.0, "members": 1.0}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A job that ran: what its duration depends on, CPU-seconds, MiB that it left."""
+
+    stage: str
+    traits: Mapping[str, Any]
+    seconds: float
+    disk: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a job: seconds and MiB; exact: whether a job of the same settings, but for their amount, was measured."""
+
+    job: Job
+    seconds: float
+    disk: float
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Of an experiment: an estimate for each job, and the seconds from its start to its end on `gpus` and `cores`."""
+
+    experiment: str
+    estimates: list[Estimate]
+    unknown: list[Job]
+    gpus: int
+    cores: int
+    makespan: float
+
+    def lines(self) -> Iterator[str]:
+        on_gpu = sum(one.seconds for one in self.estimates if one.job.stage in ON_GPU)
+        on_cpu = sum(one.seconds for one in self.estimates) - on_gpu
+        yield f"{self.experiment}: {len(self.estimates) + len(self.unknown)} jobs"
+        yield f"\n{'stage':<24}{'jobs':>7}{'each':>10}{'together':>12}{'disk':>11}"
+        for stage in dict.fromkeys(one.job.stage for one in self.estimates):
+            chosen = [one for one in self.estimates if one.job.stage == stage]
+            seconds, disk = sum(one.seconds for one in chosen), sum(one.disk for one in chosen)
+            note = "" if all(one.exact for one in chosen) else "  scaled from other settings"
+            each, together = clock(seconds / len(chosen)), clock(seconds)
+            yield f"{stage:<24}{len(chosen):>7}{each:>10}{together:>12}{disk / 1024:>7.1f} GiB{note}"
+        if self.unknown:
+            stages = ", ".join(dict.fromkeys(job.stage for job in self.unknown))
+            yield f"not measured, counted as nothing: {stages} ({len(self.unknown)} jobs)"
+        disk = sum(one.disk for one in self.estimates) / 1024
+        if self.gpus:
+            yield f"\n{clock(on_gpu)} on GPUs and {clock(on_cpu)} on cores together; {disk:.1f} GiB"
+            yield f"{clock(self.makespan)} from start to end on {self.gpus} GPUs and {self.cores} cores"
+        else:
+            yield f"\n{clock(on_gpu + on_cpu)} on cores together; {disk:.1f} GiB"
+            yield f"{clock(self.makespan)} from start to end on {self.cores} cores"
+
+
+def plan(config: Path, measured: Sequence[Path], gpus: int, cores: int) -> Plan:
+    """measured: folders of experiments, each with its config.yaml and timings/timings.csv; gpus: 0 runs all on cores.
+
+    Raises InputError where nothing was measured.
+    """
+    experiment = load_experiment(config)
+    known = [one for folder in measured for one in measurements(folder)]
+    if not known:
+        raise InputError("--measured: expected a folder with config.yaml and timings/timings.csv, found none")
+    estimates, unknown = [], []
+    planned = jobs(Layout.of(experiment.experiment), experiment)
+    for job in planned:
+        found = estimate(job, traits(job, experiment), known)
+        unknown += [] if found else [job]
+        estimates += [found] if found else []
+    seconds = {one.job.slug: one.seconds + (QUEUED if gpus else 0.0) for one in estimates}
+    return Plan(experiment.experiment, estimates, unknown, gpus, cores, makespan(planned, seconds, gpus, cores))
+
+
+def measurements(folder: Path) -> Iterator[Measurement]:
+    """Of an experiment's jobs, as the stage `timings` collected them."""
+    layout = Layout(folder)
+    path = layout.timings / "timings.csv"
+    if not (path.is_file() and layout.config.is_file()):
+        raise InputError(f"{folder}: expected {layout.config.name} and {path.relative_to(folder)}, found not both")
+    experiment = load_experiment(layout.config)
+    known = {job.slug: job for job in jobs(layout, experiment)}
+    for row in pd.read_csv(path).to_dict("records"):
+        job = known.get(f"{row['stage']}/{row['job']}")
+        if job is not None:
+            # Snakemake samples CPU time: of jobs of a few seconds it misses most.
+            seconds = max(row["cpu_seconds"], 0.0) if row["wall_seconds"] > 60 else row["wall_seconds"]
+            yield Measurement(job.stage, traits(job, experiment), seconds, row.get("disk_mib", 0.0))
+
+
+def traits(job: Job, experiment: Experiment) -> dict[str, Any]:
+    """What a job's duration depends on, flat: its settings, its simulator, how many runs share it."""
+    found = dict(flat(as_mapping(job.settings))) if job.settings is not None else {}
+    found = {key: value for key, value in found.items() if key.rpartition(".")[2] not in ("seed", "checkpoint_every")}
+    if job.dataset:
+        source = experiment.whole(job.dataset).source
+        found["task"] = source.partition("/")[2].partition("-")[0]
+    if job.stage == "export" and found.get("transitions") is None:
+        found["transitions"] = usual_rows(found["source"])
+    if job.stage == "synthesize":
+        found["synthesis.trajectories"] = found["synthesis.trajectories"] / found["synthesis.shards"]
+    if job.stage == "train-policy":
+        found["algorithm"], found["seeds"] = job.name.split("/")[1], len(job.outputs)
+    return found
+
+
+def usual_rows(source: str) -> int:
+    """Of D4RL's data sets and of ours of the same names, about."""
+    if source.endswith(("-replay", "-replay-v2")):
+        return next((rows for task, rows in REPLAY_ROWS.items() if task in source), 400_000)
+    return 2_000_000 if "-expert" in source and "-medium" in source else 1_000_000
+
+
+REPLAY_ROWS = {"hopper": 400_000, "halfcheetah": 200_000, "walker2d": 300_000}
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def estimate(job: Job, wanted: Mapping[str, Any], known: Sequence[Measurement]) -> Estimate | None:
+    """From the measured jobs of the stage that are most like it; None where the stage was never measured."""
+    same = [one for one in known if one.stage == job.stage]
+    if not same:
+        return None
+    distances = [distance(wanted, one.traits) for one in same]
+    nearest = [one for one, far in zip(same, distances, strict=True) if far == min(distances)]
+    seconds = [one.seconds * ratio(wanted, one.traits, GROWTH) for one in nearest]
+    disk = [one.disk * ratio(wanted, one.traits, DISK_GROWTH) for one in nearest]
+    exact = min(distances) == 0
+    return Estimate(job, sum(seconds) / len(seconds), sum(disk) / len(disk), exact)
+
+
+def distance(wanted: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """How many settings differ; those that time follows count by their ratio, a tenth for a factor of e."""
+    far = 0.0
+    for key in wanted.keys() | other.keys():
+        if wanted.get(key) == other.get(key):
+            continue
+        sizes = sizes_of(key, wanted, other)
+        far += 1.0 if sizes is None else 0.0 if key in ("gradient_steps", "seeds") else 0.1 * abs(math.log(sizes))
+    return far
+
+
+def ratio(wanted: Mapping[str, Any], other: Mapping[str, Any], growth: Mapping[str, float]) -> float:
+    product = 1.0
+    for key in wanted.keys() & other.keys():
+        sizes = sizes_of(key, wanted, other)
+        if sizes is not None:
+            product *= sizes ** growth.get(key.rpartition(".")[2], 0.0)
+    return product
+
+
+def sizes_of(key: str, wanted: Mapping[str, Any], other: Mapping[str, Any]) -> float | None:
+    """By what factor a setting is larger, if it is one that time follows."""
+    first, second = wanted.get(key), other.get(key)
+    if key.rpartition(".")[2] not in GROWTH or not (first and second):
+        return None
+    return float(first) / float(second)
+
+
+def makespan(planned: Sequence[Job], seconds: Mapping[str, float], gpus: int, cores: int) -> float:
+    """When the last job ends, if each starts as soon as what it needs is there and a machine of its kind is free; those
+    with the longest way to the end go first."""
+    after: dict[str, list[str]] = defaultdict(list)
+    for job in planned:
+        for need in job.needs:
+            after[need].append(job.slug)
+    longest: dict[str, float] = {}
+    for job in reversed(planned):
+        longest[job.slug] = seconds.get(job.slug, 0.0) + max((longest[slug] for slug in after[job.slug]), default=0.0)
+    by_slug = {job.slug: job for job in planned}
+    missing = {job.slug: len(job.needs) for job in planned}
+    free = {True: gpus, False: cores}
+    ready: dict[bool, list[tuple[float, str]]] = {True: [], False: []}
+    running: list[tuple[float, str]] = []
+    now = 0.0
+
+    def on_gpu(slug: str) -> bool:
+        return gpus > 0 and by_slug[slug].stage in ON_GPU
+
+    def start(slug: str) -> None:
+        heapq.heappush(ready[on_gpu(slug)], (-longest[slug], slug))
+
+    for slug in [slug for slug, count in missing.items() if count == 0]:
+        start(slug)
+    while running or any(ready.values()):
+        for kind, waiting in ready.items():
+            while waiting and free[kind]:
+                _, slug = heapq.heappop(waiting)
+                free[kind] -= 1
+                heapq.heappush(running, (now + seconds.get(slug, 0.0), slug))
+        now, done = heapq.heappop(running)
+        free[on_gpu(done)] += 1
+        for slug in after[done]:
+            missing[slug] -= 1
+            if missing[slug] == 0:
+                start(slug)
+    return now

@@ -1,0 +1,134 @@
+"""`dawm plan`: an experiment's hours from the times that another one's jobs took."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dawm.cli import main
+from dawm.config import Experiment, as_yaml, read
+from dawm.jobs import jobs
+from dawm.layout import Layout
+from dawm.planning import QUEUED, plan
+
+VALUES: dict[str, Any] = {
+    "experiment": "tiny",
+    "seeds": [0, 1],
+    "datasets": {"hopper": {"source": "local/hopper-medium-replay"}},
+    "generators": {"dawm": {"synthesis": {"shards": 2, "trajectories": 1000}}},
+    "augmentations": {"real": {"real_fraction": 1.0}, "dawm": {"real_fraction": 0.5}},
+    "algorithms": {"td3_bc": {"gradient_steps": 1000}},
+}
+SECONDS = {
+    "export": 100,
+    "train-world-model": 1000,
+    "train-inverse-dynamics": 400,
+    "synthesize": 90,
+    "seal-synthetic": 70,
+    "assess": 80,
+    "train-policy": 2000,
+}
+TOGETHER = 100 + 1000 + 400 + 2 * 90 + 70 + 80 + 4 * 2000
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    """An experiment of which every job before the tables was measured."""
+    layout = Layout(tmp_path / "measured")
+    experiment = read(Experiment, VALUES, "here")
+    layout.timings.mkdir(parents=True)
+    layout.config.write_text(as_yaml(experiment))
+    lines = [
+        f"{job.stage},{job.name},{SECONDS[job.stage] + 1},{SECONDS[job.stage]},100,10"
+        for job in jobs(layout, experiment)
+        if job.stage in SECONDS
+    ]
+    head = "stage,job,wall_seconds,cpu_seconds,max_rss_mib,disk_mib"
+    (layout.timings / "timings.csv").write_text("\n".join([head, *lines]) + "\n")
+    return layout.root
+
+
+def config(folder: Path, **changes: Any) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(as_yaml(read(Experiment, VALUES | changes, "here")))
+    return path
+
+
+def by_stage(path: Path, measured: Path) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for one in plan(path, [measured], gpus=0, cores=1).estimates:
+        found[one.job.stage] = found.get(one.job.stage, 0.0) + one.seconds
+    return found
+
+
+def test_same_experiment_takes_as_long_again(tmp_path: Path, measured: Path) -> None:
+    found = plan(config(tmp_path), [measured], gpus=0, cores=1)
+    assert sum(one.seconds for one in found.estimates) == pytest.approx(TOGETHER)
+    assert found.makespan == pytest.approx(TOGETHER)
+    assert all(one.exact for one in found.estimates)
+    assert sum(one.disk for one in found.estimates) == pytest.approx(10 * len(found.estimates))
+    assert {job.stage for job in found.unknown} == {
+        "tables",
+        "compare",
+        "figures",
+        "timings",
+        "film",
+        "animate",
+        "report",
+    }
+
+
+def test_time_follows_the_amount_of_work(tmp_path: Path, measured: Path) -> None:
+    changes = {
+        "algorithms": {"td3_bc": {"gradient_steps": 3000}},
+        "generators": {"dawm": {"synthesis": {"shards": 4, "trajectories": 4000}}},
+        "seeds": [0, 1, 2],
+    }
+    found = by_stage(config(tmp_path, **changes), measured)
+    assert found["train-policy"] == pytest.approx(6 * 3 * 2000)
+    assert found["synthesize"] == pytest.approx(4 * 2 * 90)
+    assert found["train-world-model"] == pytest.approx(1000)
+
+
+def test_seeds_that_share_a_process_count_each(tmp_path: Path, measured: Path) -> None:
+    found = plan(config(tmp_path, compute={"seeds_per_job": 2}), [measured], gpus=0, cores=1)
+    (first, second) = [one for one in found.estimates if one.job.stage == "train-policy"]
+    assert first.seconds == second.seconds == pytest.approx(2 * 2000)
+
+
+def test_other_settings_are_marked_as_scaled(tmp_path: Path, measured: Path) -> None:
+    found = plan(config(tmp_path, algorithms={"td3_bc": {"hidden": 512}}), [measured], gpus=0, cores=1)
+    assert [one.exact for one in found.estimates if one.job.stage == "train-policy"] == 4 * [False]
+    assert "scaled from other settings" in "\n".join(found.lines())
+
+
+def test_more_machines_shorten_the_way_down_to_its_longest_chain(tmp_path: Path, measured: Path) -> None:
+    path = config(tmp_path)
+    chain = 100 + 1000 + 90 + 70 + 2000
+    assert plan(path, [measured], gpus=0, cores=100).makespan == pytest.approx(chain)
+    assert TOGETHER / 2 <= plan(path, [measured], gpus=0, cores=2).makespan < TOGETHER
+    assert plan(path, [measured], gpus=100, cores=100).makespan == pytest.approx(chain + 5 * QUEUED)
+    alone = plan(path, [measured], gpus=1, cores=100)
+    assert alone.makespan >= 1000 + 400 + 2 * 90 + 4 * 2000
+    assert "2:39:40 on GPUs and 4:10 on cores together" in "\n".join(alone.lines())
+
+
+def test_bad_questions_get_one_sentence(
+    tmp_path: Path, measured: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(config(tmp_path))
+    for options, expected in (
+        (["--cores", "0"], "expected --gpus from 0 and --cores from 1, found 0 and 0"),
+        (["--measured", str(tmp_path)], f"{tmp_path}: expected config.yaml and timings/timings.csv, found not both"),
+    ):
+        assert main(["plan", path, *options]) == 2
+        assert capsys.readouterr().err == f"dawm plan: {expected}\n"
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", path]) == 2
+    assert "--measured: expected a folder" in capsys.readouterr().err
+    (tmp_path / "results").mkdir()
+    measured.rename(tmp_path / "results" / "tiny")
+    assert main(["plan", path]) == 0
+    assert capsys.readouterr().out.startswith("tiny: 18 jobs\n")
