@@ -29,10 +29,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StoppedError as stop:
         print(f"dawm {parsed.command}: {stop}", file=sys.stderr)
         return 128 + signal.SIGTERM
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        print(f"dawm {parsed.command}: not enough memory ({' '.join(str(error).split()):.200})", file=sys.stderr)
+        return 2
     except OSError as error:  # a full disk, a folder that may not be written
         where = f"{error.filename}: " if error.filename else ""
         print(f"dawm {parsed.command}: {where}{error.strerror or error}", file=sys.stderr)
         return 2
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Torch's CPU allocator and CUDA's raise RuntimeErrors."""
+    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ BLOCK = 1 << 16  # bytes read at a time: what a break can lose
 PROGRESS = 1 << 20  # bytes; an attempt that brought as many is no failure
 CONNECT_TIMEOUT = 10.0  # seconds: a firewall that drops packets never answers
 UNREACHED_ATTEMPTS = 2  # as long as no server has answered
+LARGEST = 1 << 34  # bytes that are taken from a server: the largest data set of the field has a tenth of them
 LONGEST_WISH = 60.0  # seconds of a server's Retry-After that are granted
 
 
@@ -133,6 +134,8 @@ class _Transfer:
     def write(self, answer: requests.Response, mode: str, total: int | None) -> None:
         """The body at the end of the part (mode "ab") or as its beginning ("wb"); total: bytes of the whole file."""
         size = self.size() if mode == "ab" else 0
+        if total is not None and total > LARGEST:
+            self.refuse(f"expected at most {LARGEST:,} bytes, found a file of {total:,}")
         with (
             self.part.open(mode) as file,
             tqdm(desc=self.path.name, total=total, initial=size, unit="B", unit_scale=True, disable=None) as bar,
@@ -142,6 +145,9 @@ class _Transfer:
             for block in answer.iter_content(BLOCK):
                 file.write(block)
                 bar.update(len(block))
+                if bar.n > LARGEST:
+                    self.forget()
+                    self.refuse(f"expected at most {LARGEST:,} bytes, found more")
             file.flush()
             os.fsync(file.fileno())
         if total is not None and self.size() != total:

@@ -185,7 +185,7 @@ def test_every_stage_seals_its_folder_with_its_kind_and_seed(small):
             assert sealed.provenance["seed"] == 5
         if kind != "dataset":
             assert sealed.provenance["inputs"]["dataset"] == open_sealed(small["dataset"], "dataset").digest
-        assert {path.name for path in folder.glob(".*")} <= {".lock"}  # neither checkpoints nor parts
+        assert {path.name for path in folder.glob(".*")} <= {".lock", ".finished.json"}  # neither checkpoints nor parts
 
 
 @pytest.mark.parametrize("algorithm", ["td3_bc", "iql"])

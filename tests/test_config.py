@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,9 @@ from dawm.config import (
     as_mapping,
     json_schema,
     load_experiment,
-    plain,
     read,
 )
+from dawm.config.reading import plain
 from dawm.errors import InputError
 from dawm.layout import filmed_runs, runs, synthetic_sets
 
@@ -640,3 +641,47 @@ def test_table_of_keys_holds_every_key_of_every_section(documents):
     for title, stage in expected.items():
         for item in dataclasses.fields(stage):
             assert f"| `{item.name}` |" in sections[title], (title, item.name)
+
+
+# --- hostile files ----------------------------------------------------------------------------------------------
+
+
+def test_aliases_that_stand_for_billions_of_values_are_refused_at_once(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
+    lines += [f"a{n}: &a{n} [{', '.join(9 * [f'*a{n - 1}'])}]" for n in range(1, 10)]
+    path = tmp_path / "bomb.yaml"
+    path.write_text("\n".join(lines))
+    begun = time.monotonic()
+    with pytest.raises(
+        InputError, match=r"bomb\.yaml: expected at most 100,000 values, found [\d,]+ behind its aliases"
+    ):
+        load_experiment(path)
+    assert time.monotonic() - begun < 2
+
+
+@pytest.mark.parametrize(
+    "text", ["&a [*a]", "a: &a {b: *a}", "[" * 5000 + "]" * 5000, "!!python/object/apply:os.getcwd []"]
+)
+def test_strange_yaml_is_one_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "strange.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_experiment(path)
+    assert str(caught.value).startswith(f"{path}: expected ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["../up", "/root", "", "a" * 65, "a/b", "Ä", "a b", "$(touch x)", "a;b", "-rf", ".", "a\n"]
+)
+def test_names_that_would_end_up_in_paths_and_commands_are_refused(name: str) -> None:
+    values = {**MINIMAL, "experiment": name}
+    with pytest.raises(InputError, match="experiment: expected a name that matches"):
+        read(Experiment, values, "here")
+    for key in ("datasets", "augmentations", "generators"):
+        values = copy.deepcopy(MINIMAL)
+        content = {"source": "local/hopper-medium"} if key == "datasets" else {}
+        if key == "augmentations":
+            content = {"real_fraction": 1.0}
+        values[key] = {**values.get(key, {}), name: content}
+        with pytest.raises(InputError):
+            read(Experiment, values, "here")

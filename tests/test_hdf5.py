@@ -639,3 +639,45 @@ def read_or_refused(path: Path, export_to: Path | None = None) -> None:
     assert np.isfinite(rows["reward"]).all() and (abs(rows["action"]) <= 1).all()
     if export_to is not None:
         export(chosen, export_to)
+
+
+# --- files that reach out of themselves -------------------------------------------------------------------------
+
+
+def test_link_to_another_file_is_not_followed(tmp_path, refused):
+    """Although it is there and would fit."""
+    other = write_hdf5(tmp_path / "other.hdf5", hopper_columns())
+    path = write_hdf5(tmp_path / NAME, hopper_columns() | {"rewards": h5py.ExternalLink(other.name, "/rewards")})
+    assert "'rewards' is a link to another file, 'other.hdf5', which is not followed" in refused(path)
+
+
+def test_link_beside_the_columns_is_not_followed_either(tmp_path, refused):
+    other = write_hdf5(tmp_path / "other.hdf5", hopper_columns())
+    path = write_hdf5(tmp_path / NAME, hopper_columns())
+    with h5py.File(path, "a") as file:
+        file["extra/deep"] = h5py.ExternalLink(str(other), "/")
+    assert "'extra/deep' is a link to another file" in refused(path)
+
+
+def test_numbers_of_another_file_are_not_read(tmp_path, refused):
+    """Neither raw bytes of any file (external storage) nor another data set's (virtual ones)."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(np.zeros(ROWS, "f4").tobytes())
+    path = write_hdf5(tmp_path / NAME, without(hopper_columns(), "rewards"))
+    with h5py.File(path, "a") as file:
+        file.create_dataset("rewards", (ROWS,), "f4", external=[(str(secret), 0, h5py.h5f.UNLIMITED)])
+    assert "'rewards' takes its numbers from other files, which are not read" in refused(path)
+    other = write_hdf5(tmp_path / "other.hdf5", hopper_columns())
+    path = write_hdf5(tmp_path / NAME, without(hopper_columns(), "rewards"))
+    with h5py.File(path, "a") as file:
+        layout = h5py.VirtualLayout((ROWS,), "f4")
+        layout[:] = h5py.VirtualSource(str(other), "rewards", (ROWS,))
+        file.create_virtual_dataset("rewards", layout)
+    assert "'rewards' takes its numbers from other files, which are not read" in refused(path)
+
+
+def test_array_that_would_fill_the_memory_is_refused(tmp_path, refused):
+    path = write_hdf5(tmp_path / NAME, without(hopper_columns(), "rewards"))
+    with h5py.File(path, "a") as file:
+        file.create_dataset("rewards", (2**36,), "f4", chunks=(2**16,), compression="gzip")
+    assert f"'rewards' claims {2**38} bytes in a file of" in refused(path)

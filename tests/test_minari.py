@@ -530,7 +530,7 @@ def test_array_that_claims_more_than_the_file_can_hold_is_refused(root, refused)
     with h5py.File(path, "a") as file:
         del file["episode_1/rewards"]
         file["episode_1"].create_dataset("rewards", (2**40,), "f8", chunks=(16,))
-    assert f"episode_1/rewards claims {2**43} bytes in a file of {path.stat().st_size}" in refused()
+    assert f"'episode_1/rewards' claims {2**43} bytes in a file of {path.stat().st_size}" in refused()
 
 
 def test_file_damaged_anywhere_is_read_or_refused_and_nothing_else(root, refused, tmp_path):

@@ -19,6 +19,7 @@ T = TypeVar("T")
 LARGEST = 1e15  # whole numbers beyond it are not exact as float64
 
 # What PyYAML raises on odd dates, numbers and tags, beside its own errors.
+LARGEST_CONFIG = 100_000  # values
 YAML_PROBLEMS = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
@@ -51,11 +52,29 @@ def load_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Safe YAML: plain values only."""
+    """Safe YAML: plain values only, and no aliases that stand for more than a config could hold."""
     try:
-        return yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        values = _size(node, {})
+        if values > LARGEST_CONFIG:
+            raise InputError(
+                f"{where}: expected at most {LARGEST_CONFIG:,} values, found {values:,} behind its aliases"
+            )
+        return None if node is None else loader.construct_document(node)
     except YAML_PROBLEMS as error:
         raise InputError(f"{where}: expected YAML or JSON, found: {' '.join(str(error).split())}") from error
+
+
+def _size(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """Values below a node, an alias counted as what it stands for."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = 0  # of what contains itself
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
 
 
 def as_mapping(settings: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from dawm.config import EnvironmentSettings, ExportSettings
 from dawm.data.sources import BLOCK_ROWS, Columns, SourceData
-from dawm.data.sources.checks import apart, check_actions, check_finite
+from dawm.data.sources.checks import apart, check_actions, check_container, check_finite
 from dawm.data.transitions import number_episodes
 from dawm.environments.tasks import TASKS, Task, task_of
 from dawm.errors import InputError
@@ -169,7 +169,8 @@ def _floats(file: h5py.File) -> list[str]:
 
 
 def _check_shapes(file: h5py.File, path: Path, task: Task) -> int:
-    """Every key is an array of numbers of the right shape; returns the number of rows."""
+    """Every key is an array of numbers of the right shape, in this file; returns the number of rows."""
+    check_container(file, path)
     for key in REQUIRED:
         if key not in file:
             found = ", ".join(sorted(str(name) for name in file)) or "none"

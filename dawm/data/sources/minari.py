@@ -21,14 +21,13 @@ from minari.storage.datasets_root_dir import get_dataset_path
 
 from dawm.config import EnvironmentSettings, ExportSettings, read
 from dawm.data.sources import BLOCK_ROWS, Columns, SourceData
-from dawm.data.sources.checks import check_actions, check_finite
+from dawm.data.sources.checks import check_actions, check_container, check_finite
 from dawm.environments.tasks import Task, task_of
 from dawm.errors import InputError
 
 SPACES = {"observation_space": "observations", "action_space": "actions"}
 STATES = ("qpos", "qvel")
 KEPT_FACTS = ("author", "algorithm_name", "code_permalink", "minari_version")
-LARGEST_COMPRESSION = 1100  # deflate reaches 1032
 
 
 def open_minari(settings: ExportSettings) -> SourceData:
@@ -40,7 +39,9 @@ def open_minari(settings: ExportSettings) -> SourceData:
         _check_metadata(metadata, name, folder)
         dataset = minari.MinariDataset(folder / "data")
         if metadata["data_format"] == "hdf5":
-            _check_sizes(folder / "data/main_data.hdf5")
+            main = folder / "data/main_data.hdf5"
+            with h5py.File(main) as file:
+                check_container(file, main)
     _check_spaces(dataset, folder)
     task = _task(dataset, metadata, settings.environment, folder)
     survey = _survey(dataset, task, folder)
@@ -113,17 +114,6 @@ def _check_metadata(metadata: Any, name: str, folder: Path) -> None:
         if not isinstance(metadata.get(key), str):
             # Minari would look at the environment instead, made by whatever code the file names.
             raise InputError(f"{folder / 'data/metadata.json'}: key {key!r} is missing")
-
-
-def _check_sizes(path: Path) -> None:
-    """Refuses arrays that claim more than the file can hold: Minari would make room for whole ones."""
-
-    def check(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset) and item.nbytes > LARGEST_COMPRESSION * path.stat().st_size:
-            raise InputError(f"{path}: {name} claims {item.nbytes} bytes in a file of {path.stat().st_size}")
-
-    with h5py.File(path) as file:
-        file.visititems(check)
 
 
 def _check_spaces(dataset: minari.MinariDataset, folder: Path) -> None:
