@@ -465,3 +465,19 @@ def test_full_disk_is_told_and_what_came_is_kept(server, path):
     get(server, path)
     assert path.read_bytes() == FILE and server.sent < 2 * len(FILE)
     assert server.requests[1].range == f"bytes={2 * BLOCK}-"
+
+
+# --- more than anybody asked for --------------------------------------------------------------------------------
+
+
+def test_file_that_promises_too_much_is_refused_before_it_comes(server, path, refused, monkeypatch):
+    monkeypatch.setattr("dawm.download.LARGEST", 1000)
+    assert "expected at most 1,000 bytes, found a file of" in refused()
+    assert only_left(path) == []
+
+
+def test_body_without_end_is_cut_off(server, path, refused, monkeypatch):
+    monkeypatch.setattr("dawm.download.LARGEST", 3 * BLOCK)
+    server.otherwise = Answer(headers={"Content-Length": None, "Connection": "close"})
+    assert f"expected at most {3 * BLOCK:,} bytes, found more" in refused()
+    assert only_left(path) == []

@@ -67,13 +67,15 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _size(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """Values below a node, an alias counted as what it stands for."""
+    """Values below a node, an alias counted as what it stands for; known: those of nodes by identity."""
     if not isinstance(node, yaml.CollectionNode):
         return 1
     if id(node) not in known:
-        known[id(node)] = 0  # of what contains itself
+        known[id(node)] = 0
         parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
         known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    elif known[id(node)] == 0:
+        raise yaml.YAMLError(f"an alias in line {node.start_mark.line + 1} that stands for what it is in")
     return known[id(node)]
 
 
