@@ -145,7 +145,8 @@ class _Transfer:
             for block in answer.iter_content(BLOCK):
                 file.write(block)
                 bar.update(len(block))
-                if bar.n > LARGEST:
+                size += len(block)
+                if size > LARGEST:
                     self.forget()
                     self.refuse(f"expected at most {LARGEST:,} bytes, found more")
             file.flush()

@@ -477,7 +477,7 @@ def test_file_that_promises_too_much_is_refused_before_it_comes(server, path, re
 
 
 def test_body_without_end_is_cut_off(server, path, refused, monkeypatch):
-    monkeypatch.setattr("dawm.download.LARGEST", 3 * BLOCK)
+    monkeypatch.setattr("dawm.download.LARGEST", BLOCK)
     server.otherwise = Answer(headers={"Content-Length": None, "Connection": "close"})
-    assert f"expected at most {3 * BLOCK:,} bytes, found more" in refused()
+    assert f"expected at most {BLOCK:,} bytes, found more" in refused()
     assert only_left(path) == []
