@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dawm.data.files import whole_file, write_text
+from dawm.data.files import write_text
+from dawm.data.weights import write_tensors
 from dawm.errors import DivergedError
 
 CHECKPOINT = ".checkpoint.safetensors"
@@ -124,8 +124,7 @@ def save_checkpoints(members: Sequence[Member], step: int, state: State, sums: M
             "rows": json.dumps({name: ledger.rows for name, ledger in member.ledgers.items()}),
             "sums": json.dumps(list(sums)),  # safetensors sorts its names; a table's columns keep their order
         }
-        with whole_file(member.checkpoint) as part:
-            save_file(tensors | running, part, metadata=header)
+        write_tensors(member.checkpoint, tensors | running, header)
 
 
 def checkpoint_step(folder: Path, run: str) -> int:

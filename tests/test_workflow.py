@@ -162,8 +162,10 @@ def test_a_changed_setting_reruns_what_depends_on_it(finished: Path) -> None:
         config.write_text(original)
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished: Path, tmp_path: Path) -> None:
-    """kill -9 of the scheduler and its jobs half way: what was complete stays, the rest follows."""
+@pytest.mark.parametrize("forgotten", [False, True], ids=["", "without .snakemake"])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished: Path, tmp_path: Path, forgotten: bool) -> None:
+    """kill -9 of the scheduler and its jobs half way: what was complete stays and the rest follows, also where all that
+    the scheduler knew of its jobs is lost."""
     folder = clone(tmp_path)
     process = subprocess.Popen(
         command(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -179,7 +181,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished: Path, tmp_p
     # Two jobs run at a time, so of three that are sealed the first has ended for its scheduler too.
     first = min(done, key=lambda path: path.stat().st_mtime_ns)
     made = first.stat().st_mtime_ns
-    assert snakemake(folder, "--unlock").returncode == 0
+    if forgotten:
+        shutil.rmtree(folder / ".snakemake")
+    else:
+        assert snakemake(folder, "--unlock").returncode == 0
     again = snakemake(folder)
     assert again.returncode == 0, again.stderr
     assert first.stat().st_mtime_ns == made

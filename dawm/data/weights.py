@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
-from torch import nn
+from safetensors.torch import load, save
+from torch import Tensor, nn
 
 from dawm.data.files import whole_file
 from dawm.data.sealed import Sealed
 from dawm.errors import InputError
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> None:
+    """A safetensors file with `facts` in its header, whole or not there. A full disk is an OSError, which it is not where
+    safetensors itself writes."""
+    content = save(dict(tensors), dict(facts) if facts else None)
+    with whole_file(path) as part:
+        part.write_bytes(content)
+
+
 def save_weights(path: Path, module: nn.Module) -> None:
     """Parameters and buffers (normalizers included)."""
-    with whole_file(path) as part:
-        save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, part)
+    write_tensors(path, {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()})
 
 
 def load_weights(sealed: Sealed, name: str, module: nn.Module) -> None:
