@@ -15,7 +15,7 @@ from dawm.errors import InputError
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> None:
-    """A safetensors file with `facts` in its header, whole or not there. A full disk is an OSError, which it is not where
+    """A safetensors file with `facts` in its header, whole or not there. A full disk is an OSError, as it is not where
     safetensors itself writes."""
     content = save(dict(tensors), dict(facts) if facts else None)
     with whole_file(path) as part:
