@@ -56,11 +56,11 @@ config-reference: setup
 
 # What README.md and the docs quote of the quickstart.
 publish: run
-	mkdir -p results/published/quickstart/tables results/published/quickstart/figures
+	mkdir -p results/published/quickstart/tables results/published/quickstart/timings results/published/quickstart/figures
 	cp results/quickstart/tables/*.csv results/quickstart/tables/*.json results/published/quickstart/tables/
-	cp results/quickstart/timings/*.csv results/quickstart/timings/*.png results/published/quickstart/tables/
+	cp results/quickstart/timings/*.csv results/quickstart/timings/*.png results/published/quickstart/timings/
 	cp results/quickstart/figures/*.png results/quickstart/comparison/*.png results/published/quickstart/figures/
-	cp results/quickstart/report.html results/published/quickstart/
+	cp results/quickstart/report.html results/quickstart/config.yaml results/published/quickstart/
 
 # What docs/datasets.md quotes of the suite.
 publish-suite: suite
@@ -75,10 +75,11 @@ publish-suite: suite
 # What docs/fidelity.md and docs/results.md quote: two hours on 2 cores.
 publish-pilot: setup
 	@sh run.sh --cores $(CORES) --configfile config/pilot.yaml -- all fidelity steering animations
-	mkdir -p results/published/pilot results/published/fidelity/animations results/published/steering
+	mkdir -p results/published/pilot/timings results/published/fidelity/animations results/published/steering
 	for table in datasets scores summary learning_curves; do \
 		cp "results/pilot/tables/$$table.csv" results/published/pilot/; done
-	cp results/pilot/timings/timings.csv results/published/pilot/
+	cp results/pilot/timings/timings.csv results/published/pilot/timings/
+	cp results/pilot/config.yaml results/published/pilot/
 	cp results/pilot/tables/*.json results/pilot/figures/*.png results/published/pilot/
 	cp results/pilot/fidelity/*.csv results/pilot/fidelity/*.json results/pilot/fidelity/*.md \
 		results/pilot/fidelity/*.png results/published/fidelity/
@@ -91,12 +92,11 @@ publish-pilot: setup
 # What docs/results.md quotes of the evidence.
 evidence: setup
 	@sh run.sh --cores $(CORES) --configfile config/evidence.yaml
-	mkdir -p results/published/evidence/figures
+	mkdir -p results/published/evidence/figures results/published/evidence/timings
 	cp results/evidence/tables/*.csv results/evidence/tables/*.json results/published/evidence/
-	cp results/evidence/timings/*.csv results/evidence/timings/*.png results/published/evidence/
+	cp results/evidence/timings/*.csv results/evidence/timings/*.png results/published/evidence/timings/
 	cp results/evidence/figures/*.png results/evidence/figures/*.pdf results/published/evidence/figures/
-	cp results/evidence/report.html results/published/evidence/
-	$(PYTHON) -m dawm check-config config/evidence.yaml > results/published/evidence/config.yaml
+	cp results/evidence/report.html results/evidence/config.yaml results/published/evidence/
 	@$(MAKE) --no-print-directory compare-evidence
 
 compare-evidence: setup

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +126,17 @@ def save_checkpoints(members: Sequence[Member], step: int, state: State, sums: M
             "rows": json.dumps({name: ledger.rows for name, ledger in member.ledgers.items()}),
             "sums": json.dumps(list(sums)),  # safetensors sorts its names; a table's columns keep their order
         }
-        write_tensors(member.checkpoint, tensors | running, header)
+        kept = tensors | running
+        write_tensors(member.checkpoint, kept, header | {"sha256": digest_of_state(kept, header)})
+
+
+def digest_of_state(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    """SHA-256 of all that a checkpoint holds: a flipped bit would otherwise train on, unnoticed."""
+    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        found.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def checkpoint_step(folder: Path, run: str) -> int:
@@ -147,11 +159,14 @@ def read_checkpoint(path: Path, run: str) -> Checkpoint | None:
     """None where there is no whole checkpoint of `run`."""
     try:
         with safe_open(path, "pt") as file:
-            header = file.metadata()
-            if header["run"] != run:
+            header = dict(file.metadata() or {})
+            if header.get("run") != run:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError):
+        return None
+    if header.pop("sha256", None) != digest_of_state(tensors, header):
+        print(f"{path}: damaged, and left aside: the training starts anew", file=sys.stderr)
         return None
     sums = {name: tensors.pop(f"sums/{name}") for name in json.loads(header["sums"])}
     return Checkpoint(int(header["step"]), json.loads(header["rows"]), tensors, sums)

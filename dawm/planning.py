@@ -33,6 +33,7 @@ GROWTH = {
     "seeds": 1.0,
 }
 """Exponents by which time follows a setting; all others count as equal or not."""
+HOW_LONG = ("gradient_steps", "batch_size")
 DISK_GROWTH = {"transitions": 1.0, "trajectories": 1.0, "seeds": 1.0, "hidden": 2.0, "members": 1.0}
 
 
@@ -117,12 +118,21 @@ def measurements(folder: Path) -> Iterator[Measurement]:
         raise InputError(f"{folder}: expected {layout.config.name} and {path.relative_to(folder)}, found not both")
     experiment = load_experiment(layout.config)
     known = {job.slug: job for job in jobs(layout, experiment)}
-    for row in pd.read_csv(path).to_dict("records"):
+    for row in read_timings(path).to_dict("records"):
         job = known.get(f"{row['stage']}/{row['job']}")
         if job is not None:
             # Snakemake samples CPU time: of jobs of a few seconds it misses most.
             seconds = max(row["cpu_seconds"], 0.0) if row["wall_seconds"] > 60 else row["wall_seconds"]
             yield Measurement(job.stage, traits(job, experiment), seconds, row.get("disk_mib", 0.0))
+
+
+def read_timings(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path)
+        table[["wall_seconds", "cpu_seconds"]].astype(float)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: expected a table of timings, found: {' '.join(str(error).split())}") from error
+    return table
 
 
 def traits(job: Job, experiment: Experiment) -> dict[str, Any]:
@@ -134,6 +144,8 @@ def traits(job: Job, experiment: Experiment) -> dict[str, Any]:
         found["task"] = source.partition("/")[2].partition("-")[0]
     if job.stage == "export" and found.get("transitions") is None:
         found["transitions"] = usual_rows(found["source"])
+    if job.stage in ("synthesize", "seal-synthetic"):  # no matter how long its models learned
+        found = {key: value for key, value in found.items() if key.rpartition(".")[2] not in HOW_LONG}
     if job.stage == "synthesize":
         found["synthesis.trajectories"] = found["synthesis.trajectories"] / found["synthesis.shards"]
     if job.stage == "train-policy":

@@ -118,7 +118,7 @@ def take_up_finished(job: Job) -> bool:
         sealed = open_sealed(job.output, job.kind)
         for name in sealed.files:
             sealed.read(name)
-    except (OSError, ValueError, KeyError, InputError):
+    except (OSError, ValueError, KeyError, TypeError, InputError):
         return False
     return True
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from dawm.cli import main
-from dawm.config import Experiment, as_yaml, read
+from dawm.config import Experiment, WorldModelSettings, as_yaml, read
 from dawm.jobs import jobs
 from dawm.layout import Layout
 from dawm.planning import QUEUED, plan
 
+USUAL_STEPS = WorldModelSettings().gradient_steps
 VALUES: dict[str, Any] = {
     "experiment": "tiny",
     "seeds": [0, 1],
@@ -83,13 +84,15 @@ def test_same_experiment_takes_as_long_again(tmp_path: Path, measured: Path) -> 
 def test_time_follows_the_amount_of_work(tmp_path: Path, measured: Path) -> None:
     changes = {
         "algorithms": {"td3_bc": {"gradient_steps": 3000}},
-        "generators": {"dawm": {"synthesis": {"shards": 4, "trajectories": 4000}}},
+        "generators": {
+            "dawm": {"world_model": {"gradient_steps": 100_000}, "synthesis": {"shards": 4, "trajectories": 4000}}
+        },
         "seeds": [0, 1, 2],
     }
     found = by_stage(config(tmp_path, **changes), measured)
     assert found["train-policy"] == pytest.approx(6 * 3 * 2000)
     assert found["synthesize"] == pytest.approx(4 * 2 * 90)
-    assert found["train-world-model"] == pytest.approx(1000)
+    assert found["train-world-model"] == pytest.approx(1000 * 100_000 / USUAL_STEPS)
 
 
 def test_seeds_that_share_a_process_count_each(tmp_path: Path, measured: Path) -> None:

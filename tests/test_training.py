@@ -256,10 +256,16 @@ def test_checkpoint_of_another_run_is_not_used(
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize("kept", [0, 4, 0.5, -1])
-def test_truncated_checkpoint_is_not_used(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: float
+@pytest.mark.parametrize("damage", [0, 4, 0.5, -1, "flipped"])
+def test_damaged_checkpoint_is_not_used(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: float | str,
 ) -> None:
+    """Cut after bytes or a share of them, or with another bit in a weight, where only a digest can see it."""
+
     def run(output: Path, seed: int) -> None:
         settings = InverseDynamicsSettings(hidden=16, gradient_steps=STEPS, checkpoint_every=CHECKPOINT_EVERY)
         dawm.inverse_dynamics.train_inverse_dynamics(dataset, settings, output, seed)
@@ -269,8 +275,12 @@ def test_truncated_checkpoint_is_not_used(
     watch.killed(run, tmp_path / "killed", 3)
     path = tmp_path / "killed" / CHECKPOINT
     whole = path.read_bytes()
-    path.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    if isinstance(damage, str):
+        path.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
+    else:
+        path.write_bytes(whole[: int(damage * len(whole)) if isinstance(damage, float) else damage])
     run(tmp_path / "killed", 3)
+    assert (f"{path}: damaged, and left aside" in capsys.readouterr().err) == (damage == "flipped")
     assert watch.steps == list(range(STEPS))
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
 

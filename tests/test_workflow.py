@@ -302,6 +302,19 @@ def test_a_bad_config_stops_snakemake_with_one_sentence(tmp_path: Path) -> None:
     assert not (folder / "results").exists()
 
 
+def test_without_conda_one_sentence_says_what_to_do(tmp_path: Path) -> None:
+    folder = clone(tmp_path)
+    run = subprocess.run(
+        command("--use-conda", "--dry-run"),
+        cwd=folder,
+        env=os.environ | {"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2
+    assert run.stderr.strip().splitlines()[-1].startswith("--use-conda: expected conda 24.7.1 or newer on PATH")
+
+
 def test_a_data_set_that_does_not_exist_fails_with_its_sentence_in_the_terminal(tmp_path: Path) -> None:
     folder = clone(tmp_path)
     values = yaml.safe_load((folder / "tiny.yaml").read_text())

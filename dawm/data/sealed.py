@@ -96,6 +96,9 @@ def open_sealed(folder: Path, *kinds: str) -> Sealed:
     stated = provenance.pop("digest", None)
     if stated != digest_of(provenance) or not isinstance(provenance.get("files"), dict):
         raise InputError(f"{path}: the seal was altered (its digest does not fit its content); make the folder again")
+    for name in provenance["files"]:
+        if name in ("", ".", "..") or Path(name).name != name:
+            raise InputError(f"{path}: expected the name of a file in its folder, found {name!r}")
     provenance["digest"] = stated
     if kinds and provenance["kind"] not in kinds:
         raise InputError(f"{folder}: expected a folder of kind {' or '.join(kinds)}, found {provenance['kind']}")

@@ -2,11 +2,14 @@
 
 import json
 import shlex
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
+
+from snakemake.settings.types import DeploymentMethod
 
 from dawm.config import Experiment, as_mapping, as_yaml, read
 from dawm.data.files import write_text
@@ -30,6 +33,14 @@ shell.prefix(
     f'[ -n "${{{{CONDA_PREFIX:-}}}}" ] || export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
     f"export PYTHONPATH={shlex.quote(str(workflow.basedir))} PYTHONUNBUFFERED=1; "
 )
+
+if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method and shutil.which("conda") is None:
+    print(
+        "--use-conda: expected conda 24.7.1 or newer on PATH, found none: install Miniforge "
+        "(https://conda-forge.org/download), or leave --use-conda out and run in .venv (make run)",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 
 try:
     experiment = read(Experiment, config, " and ".join(map(str, workflow.configfiles)) or "config")
