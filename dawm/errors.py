@@ -2,7 +2,13 @@
 
 
 class InputError(Exception):
-    """Bad input, the user's to mend: file, key, what was expected, what was found. Exit status 2."""
+    """Bad input, the user's to mend: file, key, what was expected, what was found. Exit status 2.
+
+    Always one line, and nothing that a terminal would obey: names in it may come from anybody's file.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence))
 
 
 class StoppedError(Exception):

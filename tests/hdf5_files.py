@@ -9,6 +9,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from dawm.config import ExportSettings
+from dawm.data.sources import open_source
+
 OBSERVATION_DIM, ACTION_DIM = 11, 3
 EPISODES = ((4, "terminal"), (5, "timeout"), (3, "terminal"), (4, "unfinished"))
 FLOATS = ("observations", "actions", "rewards", "next_observations")
@@ -58,3 +61,14 @@ def write_hdf5(path: Path, columns: Mapping[str, Any]) -> Path:
         for name, value in columns.items():
             file[name] = value
     return path
+
+
+def check_rows(path: Path) -> None:
+    """Reads a file; its rows are finite and fit together."""
+    source = open_source(ExportSettings(source=f"hdf5:{path}"))
+    blocks = list(source.blocks)
+    rows = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    assert source.rows == len(rows["reward"]) > 0
+    for name in ("observation", "next_observation"):
+        assert rows[name].shape == (source.rows, OBSERVATION_DIM) and np.isfinite(rows[name]).all()
+    assert np.isfinite(rows["reward"]).all() and (abs(rows["action"]) <= 1).all()

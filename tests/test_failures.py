@@ -193,3 +193,52 @@ def test_too_little_memory_is_one_sentence(dataset: Path, tmp_path: Path) -> Non
     said = refusal([*arguments, "--output", str(tmp_path / "policy")], preexec_fn=limit)
     assert said.startswith("dawm train-policy: not enough memory (")
     assert not list(tmp_path.rglob("provenance.json"))
+
+
+MEMORY = Path("/sys/fs/cgroup/memory")  # version 1; of version 2 the controllers are at the top
+if not MEMORY.is_dir():
+    MEMORY = MEMORY.parent
+
+
+@pytest.fixture
+def cage() -> Iterator[Path]:
+    """A control group of 600 MiB: the kernel kills a process in it that wants more."""
+    folder = MEMORY / f"dawm-{os.getpid()}"
+    try:
+        folder.mkdir()
+        limit = folder / ("memory.max" if MEMORY.name == "cgroup" else "memory.limit_in_bytes")
+        limit.write_text(str(600 * 2**20))
+    except OSError:
+        pytest.skip("no control group of memory can be made here")
+    yield folder
+    folder.rmdir()
+
+
+def test_stage_that_the_kernel_kills_for_memory_goes_on_when_there_is_more(
+    cage: Path, dataset: Path, tmp_path: Path
+) -> None:
+    wide = json.dumps({"hidden": 3000, "batch_size": 16, "gradient_steps": 4, "evaluation_episodes": 1})
+
+    def command(folder: Path) -> list[str]:
+        inputs = ["--dataset", str(dataset), "--settings", wide]
+        return ["train-policy", "--algorithm", "td3_bc", *inputs, "--output", str(folder)]
+
+    program = (
+        "import os, pathlib, sys\n"
+        "pathlib.Path(os.environ['CAGE'], 'cgroup.procs').write_text(str(os.getpid()))\n"
+        "from dawm.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", program, *command(tmp_path / "killed")],
+        env=os.environ | {"CAGE": str(cage), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=300,
+    )
+    assert process.returncode == -signal.SIGKILL
+    events = (cage / ("memory.events" if MEMORY.name == "cgroup" else "memory.oom_control")).read_text()
+    assert "oom_kill 1" in events
+    assert not contents(tmp_path / "killed").keys() & {"provenance.json", "policy.safetensors"}
+    finished(command(tmp_path / "killed"))
+    finished(command(tmp_path / "undisturbed"))
+    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")

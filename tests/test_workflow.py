@@ -191,6 +191,21 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished: Path, tmp_p
     assert files(folder) == files(finished)
 
 
+def test_a_second_run_at_once_says_so_and_touches_nothing(finished: Path, tmp_path: Path) -> None:
+    """Of two that are started by hand; `make run` waits (tests/test_setup.py)."""
+    folder = clone(tmp_path)
+    first = subprocess.Popen(command(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = folder / "results" / "tiny" / "logs" / "export" / "hopper.log"
+    deadline = time.monotonic() + 60
+    while not log.is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    second = snakemake(folder)
+    assert second.returncode == 1 and "LockException" in second.stderr
+    assert first.wait(300) == 0
+    assert files(folder) == files(finished)
+
+
 def test_the_default_config_does_not_leak_into_another(finished: Path) -> None:
     """Keys that the tiny config leaves out resolve to the dataclasses' defaults, not to the quickstart's values."""
     run = snakemake(finished, "--dry-run", "--printshellcmds", "--forceall")

@@ -152,7 +152,10 @@ def _task(
                 f"{folder}: expected 'ref_min_score' below 'ref_max_score', found {scores[0]}, {scores[1]}"
             )
         chosen = replace(chosen, reference_min=scores[0], reference_max=scores[1])
-    task = task_of(chosen)
+    try:
+        task = task_of(chosen)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
     for key, what, width in (
         ("observation_space", "observations", task.observation_dim),
         ("action_space", "actions", task.action_dim),
