@@ -69,8 +69,9 @@ wildcard_constraints:
 
 
 def text(settings):
-    """Settings as one argument of the command line, every default spelled out: a changed one reruns the job."""
-    return json.dumps(as_mapping(settings))
+    """Settings as one argument of the command line, every default spelled out: a changed one reruns the job. Jobs of
+    equal settings share it."""
+    return sys.intern(json.dumps(as_mapping(settings)))
 
 
 COMPUTE = ["--precision", experiment.compute.precision, "--compile", experiment.compute.compile]
