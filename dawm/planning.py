@@ -24,8 +24,8 @@ QUEUED = 10.0
 """Seconds that a cluster's job costs beside its work (facts of SLURM's plugin); none on one machine."""
 GROWTH = {
     "gradient_steps": 1.0,
-    "batch_size": 0.85,  # these two as measured for TD3+BC, widths 128 to 512, batches 64 to 1,024 (docs/performance.md)
-    "hidden": 1.7,
+    "batch_size": 0.85,  # as measured for TD3+BC from 64 to 1,024 rows (docs/performance.md)
+    "hidden": 1.7,  # and widths from 128 to 512
     "members": 1.0,
     "transitions": 1.0,
     "trajectories": 1.0,

@@ -266,6 +266,10 @@ def test_one_step_recipe_is_read_and_shares_no_model_with_a_diffusion():
             },
             "inverse_dynamics: expected settings for correction.action_disagreement, found null",
         ),
+        (
+            {"synthesis": {"expansion": {"steps": 3}, "correction": {"oracle": "rows"}}},
+            "synthesis.correction.oracle: judges single steps, expected 'none' with an expansion, found 'rows'",
+        ),
     ],
 )
 def test_contradictory_recipe_is_refused(refused, change, sentence):

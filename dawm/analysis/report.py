@@ -11,6 +11,7 @@ import pandas as pd
 from dawm import __version__
 from dawm.analysis.animation import GIF
 from dawm.analysis.comparison import compared
+from dawm.analysis.comparison_figures import METHOD, REFERENCE
 from dawm.analysis.fidelity import REAL, STILL
 from dawm.analysis.film import FILM
 from dawm.analysis.statistics import RESAMPLES
@@ -42,6 +43,8 @@ def write_report(results: Path, experiment: Experiment) -> None:
         experiment=experiment,
         version=__version__,
         resamples=RESAMPLES,
+        reference=REFERENCE,
+        method=METHOD,
         datasets=read_csv(tables, "datasets.csv").to_dict("records"),
         arms=arm_rows(experiment),
         compared=compared(*(read_csv(comparison, f"{name}.csv") for name in ("aggregates", "pairs"))),

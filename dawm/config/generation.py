@@ -287,3 +287,8 @@ class SynthesisSettings:
     def __post_init__(self) -> None:
         if not self.sigma_min < self.sigma_max:
             raise InputError(f"sigma_max: expected more than sigma_min ({self.sigma_min}), found {self.sigma_max}")
+        if self.expansion is not None and self.correction.oracle != "none":
+            raise InputError(
+                "correction.oracle: judges single steps, expected 'none' with an expansion, "
+                f"found {self.correction.oracle!r}"
+            )
