@@ -22,6 +22,8 @@ ON_GPU = ("train-world-model", "train-inverse-dynamics", "train-forward-dynamics
 """Stages that the SLURM profile sends to GPUs."""
 QUEUED = 10.0
 """Seconds that a cluster's job costs beside its work (facts of SLURM's plugin); none on one machine."""
+STARTED = 1.8
+"""Seconds that a job's Python takes before its work, whatever that is."""
 GROWTH = {
     "gradient_steps": 1.0,
     "batch_size": 0.85,  # as measured for TD3+BC from 64 to 1,024 rows (docs/performance.md)
@@ -178,7 +180,7 @@ def estimate(job: Job, wanted: Mapping[str, Any], known: Sequence[Measurement]) 
         return None
     distances = [distance(wanted, one.traits) for one in same]
     nearest = [one for one, far in zip(same, distances, strict=True) if far == min(distances)]
-    seconds = [one.seconds * ratio(wanted, one.traits, GROWTH) for one in nearest]
+    seconds = [STARTED + max(one.seconds - STARTED, 0.0) * ratio(wanted, one.traits, GROWTH) for one in nearest]
     disk = [one.disk * ratio(wanted, one.traits, DISK_GROWTH) for one in nearest]
     exact = min(distances) == 0
     return Estimate(job, sum(seconds) / len(seconds), sum(disk) / len(disk), exact)
@@ -196,12 +198,14 @@ def distance(wanted: Mapping[str, Any], other: Mapping[str, Any]) -> float:
 
 
 def ratio(wanted: Mapping[str, Any], other: Mapping[str, Any], growth: Mapping[str, float]) -> float:
-    product = 1.0
+    """How much more work; of several models' equal settings, such as their widths, the mean."""
+    factors: dict[str, list[float]] = defaultdict(list)
     for key in wanted.keys() & other.keys():
         sizes = sizes_of(key, wanted, other)
         if sizes is not None:
-            product *= sizes ** growth.get(key.rpartition(".")[2], 0.0)
-    return product
+            name = key.rpartition(".")[2]
+            factors[name].append(sizes ** growth.get(name, 0.0))
+    return math.prod(sum(found) / len(found) for found in factors.values())
 
 
 def sizes_of(key: str, wanted: Mapping[str, Any], other: Mapping[str, Any]) -> float | None:

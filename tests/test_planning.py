@@ -11,7 +11,7 @@ from dawm.cli import main
 from dawm.config import Experiment, WorldModelSettings, as_yaml, read
 from dawm.jobs import jobs
 from dawm.layout import Layout
-from dawm.planning import QUEUED, plan
+from dawm.planning import GROWTH, QUEUED, STARTED, plan
 
 USUAL_STEPS = WorldModelSettings().gradient_steps
 VALUES: dict[str, Any] = {
@@ -90,15 +90,29 @@ def test_time_follows_the_amount_of_work(tmp_path: Path, measured: Path) -> None
         "seeds": [0, 1, 2],
     }
     found = by_stage(config(tmp_path, **changes), measured)
-    assert found["train-policy"] == pytest.approx(6 * 3 * 2000)
-    assert found["synthesize"] == pytest.approx(4 * 2 * 90)
-    assert found["train-world-model"] == pytest.approx(1000 * 100_000 / USUAL_STEPS)
+    assert found["train-policy"] == pytest.approx(6 * grown(2000, 3))
+    assert found["synthesize"] == pytest.approx(4 * grown(90, 2))
+    assert found["train-world-model"] == pytest.approx(grown(1000, 100_000 / USUAL_STEPS))
+
+
+def grown(seconds: float, times: float) -> float:
+    """Of a job with so many times the work."""
+    return STARTED + (seconds - STARTED) * times
+
+
+def test_widths_of_several_models_count_by_their_mean(tmp_path: Path, measured: Path) -> None:
+    wider = {
+        "world_model": {"hidden": 2 * WorldModelSettings().hidden},
+        "synthesis": {"shards": 2, "trajectories": 1000},
+    }
+    found = by_stage(config(tmp_path, generators={"dawm": wider}), measured)
+    assert found["synthesize"] == pytest.approx(2 * grown(90, (2 ** GROWTH["hidden"] + 1) / 2))
 
 
 def test_seeds_that_share_a_process_count_each(tmp_path: Path, measured: Path) -> None:
     found = plan(config(tmp_path, compute={"seeds_per_job": 2}), [measured], gpus=0, cores=1)
     (first, second) = [one for one in found.estimates if one.job.stage == "train-policy"]
-    assert first.seconds == second.seconds == pytest.approx(2 * 2000)
+    assert first.seconds == second.seconds == pytest.approx(grown(2000, 2))
 
 
 def test_other_settings_are_marked_as_scaled(tmp_path: Path, measured: Path) -> None:
