@@ -50,9 +50,9 @@ rule animate:
     params:
         version=1,
         settings=text(experiment.animation),
-        dataset=lambda wildcards: layout.dataset(wildcards.dataset),
-        synthetic=lambda wildcards: layout.synthetic(wildcards.dataset, wildcards.generator, wildcards.seed),
-        folder=lambda wildcards: layout.animation(wildcards.dataset, wildcards.generator, wildcards.seed),
+        dataset=dataset_folder,
+        synthetic=recipe_folder("synthetic"),
+        folder=recipe_folder("animation"),
     shell:
         "exec python -m dawm animate --dataset {params.dataset:q} --synthetic {params.synthetic:q}"
         " --name {wildcards.generator} --settings {params.settings:q} --output {params.folder:q} 2> {log:q}"
@@ -84,9 +84,9 @@ rule steer:
         version=1,
         settings=text(experiment.steering),
         synthesis=part("synthesis"),
-        dataset=lambda wildcards: layout.dataset(wildcards.dataset),
+        dataset=dataset_folder,
         models=model_options,
-        folder=lambda wildcards: layout.steering(wildcards.dataset, wildcards.generator, wildcards.seed),
+        folder=recipe_folder("steering"),
     shell:
         "exec python -m dawm steer --dataset {params.dataset:q} {params.models:q} --settings {params.settings:q}"
         " --synthesis {params.synthesis:q} --output {params.folder:q} 2> {log:q}"

@@ -94,6 +94,20 @@ def seal_of(folder):
     return inside(folder, "provenance.json")
 
 
+def shared(folder):
+    """A folder as text, of which many jobs hold one copy."""
+    return sys.intern(str(folder))
+
+
+def dataset_folder(wildcards):
+    return shared(layout.dataset(wildcards.dataset))
+
+
+def recipe_folder(kind):
+    """What a generator's models and transitions are kept in; kind: as `Layout` names it."""
+    return lambda wildcards: shared(getattr(layout, kind)(wildcards.dataset, wildcards.generator, wildcards.seed))
+
+
 def dataset_seal(wildcards):
     return seal_of(layout.dataset(wildcards.dataset))
 
@@ -115,7 +129,7 @@ def teachers(wildcards):
 
 
 def options(named):
-    return [word for name, folder in named.items() for word in (f"--{name.replace('_', '-')}", str(folder))]
+    return [word for name, folder in named.items() for word in (f"--{name.replace('_', '-')}", shared(folder))]
 
 
 def model_options(wildcards):

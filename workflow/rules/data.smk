@@ -21,7 +21,7 @@ rule export:
     params:
         version=1,
         settings=lambda wildcards: text(experiment.datasets[wildcards.dataset]),
-        folder=lambda wildcards: layout.dataset(wildcards.dataset),
+        folder=dataset_folder,
         parent=lambda wildcards: [word for folder in parent_of(wildcards) for word in ("--parent", str(folder))],
     shell:
         "exec python -m dawm export --settings {params.settings:q} {params.parent:q} --output {params.folder:q} 2> {log:q}"
@@ -51,7 +51,7 @@ rule inspect:
         gpu=0,
     params:
         settings=text(experiment.inspection),
-        dataset=lambda wildcards: layout.dataset(wildcards.dataset),
+        dataset=dataset_folder,
         folder=lambda wildcards: layout.inspection(wildcards.dataset),
     shell:
         "exec python -m dawm inspect {params.dataset:q} --settings {params.settings:q} --output {params.folder:q}"

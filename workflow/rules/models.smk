@@ -23,9 +23,9 @@ rule train_world_model:
         version=1,
         settings=part("world_model"),
         compute=COMPUTE,
-        dataset=lambda wildcards: layout.dataset(wildcards.dataset),
+        dataset=dataset_folder,
         teachers=teacher_options,
-        folder=lambda wildcards: layout.world_model(wildcards.dataset, wildcards.generator, wildcards.seed),
+        folder=recipe_folder("world_model"),
     shell:
         "exec python -m dawm train-world-model --dataset {params.dataset:q} --settings {params.settings:q}"
         " {params.teachers:q} {params.compute} --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
@@ -53,8 +53,8 @@ rule train_inverse_dynamics:
         version=1,
         settings=part("inverse_dynamics"),
         compute=COMPUTE,
-        dataset=lambda wildcards: layout.dataset(wildcards.dataset),
-        folder=lambda wildcards: layout.inverse_dynamics(wildcards.dataset, wildcards.generator, wildcards.seed),
+        dataset=dataset_folder,
+        folder=recipe_folder("inverse_dynamics"),
     shell:
         "exec python -m dawm train-inverse-dynamics --dataset {params.dataset:q} --settings {params.settings:q}"
         " {params.compute} --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
@@ -82,8 +82,8 @@ rule train_forward_dynamics:
         version=1,
         settings=part("forward_dynamics"),
         compute=COMPUTE,
-        dataset=lambda wildcards: layout.dataset(wildcards.dataset),
-        folder=lambda wildcards: layout.forward_dynamics(wildcards.dataset, wildcards.generator, wildcards.seed),
+        dataset=dataset_folder,
+        folder=recipe_folder("forward_dynamics"),
     shell:
         "exec python -m dawm train-forward-dynamics --dataset {params.dataset:q} --settings {params.settings:q}"
         " {params.compute} --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
@@ -111,8 +111,8 @@ rule train_cloned_policy:
         version=1,
         settings=part("cloned_policy"),
         compute=COMPUTE,
-        dataset=lambda wildcards: layout.dataset(wildcards.dataset),
-        folder=lambda wildcards: layout.cloned_policy(wildcards.dataset, wildcards.generator, wildcards.seed),
+        dataset=dataset_folder,
+        folder=recipe_folder("cloned_policy"),
     shell:
         "exec python -m dawm train-cloned-policy --dataset {params.dataset:q} --settings {params.settings:q}"
         " {params.compute} --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"

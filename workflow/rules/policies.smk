@@ -24,7 +24,7 @@ for seeds in policy_groups():
         params:
             version=2,
             settings=lambda wildcards: text(experiment.algorithm(wildcards.algorithm)),
-            dataset=lambda wildcards: layout.dataset(wildcards.dataset),
+            dataset=dataset_folder,
             real_fraction=lambda wildcards: matrix.augmentations[wildcards.augmentation].real_fraction,
             runs=partial(run_options, seeds),
             compute=LEARNER_COMPUTE,

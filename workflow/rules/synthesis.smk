@@ -22,9 +22,9 @@ rule synthesize:
         version=1,
         settings=part("synthesis"),
         compute=COMPUTE,
-        dataset=lambda wildcards: layout.dataset(wildcards.dataset),
+        dataset=dataset_folder,
         models=model_options,
-        folder=lambda wildcards: layout.synthetic(wildcards.dataset, wildcards.generator, wildcards.seed),
+        folder=recipe_folder("synthetic"),
         shard=lambda wildcards: int(wildcards.shard),
     shell:
         "exec python -m dawm synthesize --shard {params.shard} --dataset {params.dataset:q}"
@@ -53,9 +53,9 @@ rule seal_synthetic:
     params:
         version=1,
         settings=part("synthesis"),
-        dataset=lambda wildcards: layout.dataset(wildcards.dataset),
+        dataset=dataset_folder,
         models=model_options,
-        folder=lambda wildcards: layout.synthetic(wildcards.dataset, wildcards.generator, wildcards.seed),
+        folder=recipe_folder("synthetic"),
     shell:
         "exec python -m dawm synthesize --seal --dataset {params.dataset:q}"
         " {params.models:q} --settings {params.settings:q} --output {params.folder:q} 2> {log:q}"
@@ -83,10 +83,10 @@ rule assess:
     params:
         version=1,
         settings=text(experiment.assessment),
-        dataset=lambda wildcards: layout.dataset(wildcards.dataset),
-        synthetic=lambda wildcards: layout.synthetic(wildcards.dataset, wildcards.generator, wildcards.seed),
+        dataset=dataset_folder,
+        synthetic=recipe_folder("synthetic"),
         inverse_dynamics=inverse_dynamics_option,
-        folder=lambda wildcards: layout.assessment(wildcards.dataset, wildcards.generator, wildcards.seed),
+        folder=recipe_folder("assessment"),
     shell:
         "exec python -m dawm assess --dataset {params.dataset:q} --synthetic {params.synthetic:q}"
         " {params.inverse_dynamics:q} --name {wildcards.generator} --settings {params.settings:q}"
