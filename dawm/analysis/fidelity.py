@@ -6,7 +6,8 @@ first one has the real state and action), or all where there is only one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,8 @@ PAIR_COLUMNS = ["dimension", "true_action", "inferred_action"]
 REAL, STILL = "real_held_out", "nothing_moves"
 Measured = tuple[str, float, float, float, int]
 """quantity, value, low and high of its 95 % bootstrap interval, rows"""
+Row = tuple[str, int, str, float, float, float, int, float]
+"""Of the table, by `COLUMNS`."""
 TERMINAL_ROWS = 10  # times `rows`, where all steps are judged together: terminals are rare
 REFERENCE_ROWS = 20_000  # of the train split, among which the nearest is looked for
 
@@ -75,6 +78,41 @@ def summarize_terminals(errors: Errors, seed: int) -> Iterator[Measured]:
     yield measured("terminal_recall", claimed[true].astype(float), np.mean, seed)
 
 
+@dataclass(frozen=True)
+class Judge:
+    """What transitions are judged by. change: one-step change of the data by dimension, float [observation_dim]."""
+
+    oracle: Oracle
+    change: np.ndarray
+    reference: Reference
+    settings: AssessmentSettings
+
+    @property
+    def seed(self) -> int:
+        return derived_seed(self.settings.seed, "bootstrap")
+
+    def whole(self, arm: str, group: Transitions, best_actions: bool = False) -> Iterator[Row]:
+        """Distances from real data, errors, terminals on more rows; where asked for, what the actions add."""
+        chosen = drawn_rows(group, self.settings.rows, self.settings, 0)
+        yield from self._placed(arm, 0, compare(chosen, self.reference, self.settings.seed), 1.0)
+        errors = replay(self.oracle, chosen, self.change)
+        more = drawn_rows(group, TERMINAL_ROWS * self.settings.rows, self.settings, 0)
+        terminals = summarize_terminals(replay(self.oracle, more, self.change), self.seed)
+        yield from self._placed(arm, 0, (*summarize(errors, self.seed), *terminals), errors.coverage)
+        if best_actions:
+            few = chosen.take(slice(0, self.settings.best_action_rows))
+            yield from self._placed(arm, 0, split_error(self.oracle, few, self.change, self.seed), errors.coverage)
+
+    def single(self, arm: str, step: int, group: Transitions) -> Iterator[Row]:
+        """Errors and terminals of one horizon step."""
+        errors = replay(self.oracle, drawn_rows(group, self.settings.rows, self.settings, step), self.change)
+        found = (*summarize(errors, self.seed), *summarize_terminals(errors, self.seed))
+        yield from self._placed(arm, step, found, errors.coverage)
+
+    def _placed(self, arm: str, step: int, found: Iterable[Measured], coverage: float) -> Iterator[Row]:
+        yield from ((arm, step, *numbers, coverage) for numbers in found)
+
+
 def assess(
     dataset: Path, synthetic: Path, inverse_dynamics: Path | None, settings: AssessmentSettings, output: Path, name: str
 ) -> None:
@@ -96,39 +134,25 @@ def assess(
     held_out, train = split & usable, ~split & usable
     if not held_out.any():
         raise InputError(f"{dataset}: expected held-out episodes with true successors to judge by, found none")
-    change = one_step_change(transitions)
-    oracle = Oracle(task_of_metadata(data.metadata))
-    seed = derived_seed(settings.seed, "bootstrap")
-
-    reference = Reference.of(
-        drawn_rows(transitions.take(train), REFERENCE_ROWS, settings, "known"),
-        drawn_rows(transitions.take(held_out), settings.rows, settings, "unseen"),
-    )
-    real = transitions.take(held_out)
-    grown = imagined
+    real, grown = transitions.take(held_out), imagined
     if imagined_seal.metadata.get("conditional", True):
         grown = imagined.take(held_out_rows_of_sources(imagined, held_out))
-    groups = {(REAL, 0): real, (STILL, 0): still_copy(real)}
+    judge = Judge(
+        Oracle(task_of_metadata(data.metadata)),
+        one_step_change(transitions),
+        Reference.of(
+            drawn_rows(transitions.take(train), REFERENCE_ROWS, settings, "known"),
+            drawn_rows(real, settings.rows, settings, "unseen"),
+        ),
+        settings,
+    )
+    rows = [*judge.whole(REAL, real), *judge.whole(STILL, still_copy(real))]
     if imagined_seal.metadata.get("expansion") is None:  # no one step leads to an n-step transition's successor
-        groups |= {(name, step): group for step, group in by_step(grown).items()}
-
-    rows = []
-    for (arm, step), group in groups.items():
-        chosen = drawn_rows(group, settings.rows, settings, step)
-        found = [(*numbers, 1.0) for numbers in compare(chosen, reference, settings.seed)] if step == 0 else []
-        errors = replay(oracle, chosen, change)
-        counted = [*summarize(errors, seed)]
-        if step == 0:
-            more = drawn_rows(group, TERMINAL_ROWS * settings.rows, settings, step)
-            counted += summarize_terminals(replay(oracle, more, change), seed)
-            if arm == name:
-                counted += split_error(oracle, chosen.take(slice(0, settings.best_action_rows)), change, seed)
-        else:
-            counted += summarize_terminals(errors, seed)
-        rows += [(arm, step, *numbers) for numbers in found + [(*numbers, errors.coverage) for numbers in counted]]
+        for step, group in by_step(grown).items():
+            rows += judge.whole(name, group, best_actions=True) if step == 0 else judge.single(name, step, group)
     pairs = pd.DataFrame(columns=PAIR_COLUMNS)
     if inverse is not None:
-        pairs = action_pairs(inverse, transitions.take(held_out), settings)
+        pairs = action_pairs(inverse, real, settings)
         rows += list(action_errors(pairs, name, settings))
     with only_writer(output):
         unseal(output)
