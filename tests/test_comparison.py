@@ -206,6 +206,7 @@ def test_bad_tables_are_refused_with_one_sentence(tmp_path: Path, capsys: pytest
             "expected every run once, found hopper-medium/1.0/",
         ),
         "column": (scores.drop(columns="whole"), "found no column 'whole'"),
+        "text": (scores.astype({"seed": str}).replace({"seed": {"0": "first"}}), "column 'seed': expected numbers"),
         "apart": (apart, "td3_bc: expected arms with data sets and seeds in common, found none"),
     }
     for name, (rows, sentence) in cases.items():

@@ -280,7 +280,7 @@ def test_minari(minari_root: Path, edits: Any, name: str) -> None:
         path.write_bytes(whole)
 
 
-SCORES = Path(__file__).resolve().parents[1] / "results/published/pilot/scores.csv"
+SCORES = Path(__file__).resolve().parents[1] / "results/published/quickstart/tables/scores.csv"
 
 
 @fuzzed

@@ -114,6 +114,11 @@ def _read(path: Path) -> pd.DataFrame:
     absent = [name for name in (*KEY, "world_model_seed", SCORE) if name not in table]
     if absent:
         raise InputError(f"{path}: expected a table scores.csv, found no column {absent[0]!r}")
+    for name in ("data_fraction", "seed", "world_model_seed", SCORE):
+        try:
+            table[name] = pd.to_numeric(table[name])
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: column {name!r}: expected numbers, found: {error}") from error
     return table
 
 
