@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import ttest_ind
 from torch import nn
 
 from dawm.analysis.statistics import bootstrap_interval
@@ -127,17 +128,18 @@ def scores(experiment: Experiment, layout: Layout, known: pd.DataFrame) -> pd.Da
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Mean and 95 % bootstrap interval over seeds, and the difference of the means."""
+    """Mean and 95 % bootstrap interval over seeds, and the p-value of equal means (Welch's t-test, uncorrected)."""
     lines = [
-        "| data set | learner | seeds | ours, mean of the last 10 | d3rlpy | ours, last | d3rlpy |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| data set | learner | seeds | ours, mean of the last 10 | d3rlpy | p | ours, last | d3rlpy | p |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for (dataset, algorithm), rows in table.groupby(["dataset", "algorithm"], sort=False):
         cells = []
         for quantity in ("mean10", "last"):
-            for code in ("dawm", "d3rlpy"):
-                values = rows.loc[rows["code"] == code, quantity].to_numpy()
-                cells.append(cell(values))
+            both = [rows.loc[rows["code"] == code, quantity].to_numpy() for code in ("dawm", "d3rlpy")]
+            cells += [cell(values) for values in both]
+            enough = min(map(len, both)) > 1
+            cells.append(f"{ttest_ind(*both, equal_var=False).pvalue:.2f}" if enough else "–")
         seeds = " and ".join(str((rows["code"] == code).sum()) for code in ("dawm", "d3rlpy"))
         lines.append(f"| {dataset} | {algorithm} | {seeds} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
