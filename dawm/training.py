@@ -92,6 +92,16 @@ def train_and_seal(
 
 
 def seal_training(job: Job, result: nn.Module, weights: str, metadata: Mapping[str, Any]) -> None:
+    """The seal comes last: who was killed before it finds a note of what was finished, and seals that.
+
+    Schedulers take seals away before they start a job again: one of some seeds of which another was not finished, or
+    one whose predecessor finished after the scheduler was killed.
+    """
+
+    def note(content: Mapping[str, Any]) -> None:
+        write_json(job.output / FINISHED, {"run": job.digest, "seal": content})
+        (job.output / CHECKPOINT).unlink(missing_ok=True)
+
     save_weights(job.output / weights, result)
     seal(
         job.output,
@@ -101,11 +111,8 @@ def seal_training(job: Job, result: nn.Module, weights: str, metadata: Mapping[s
         seed=job.seed,
         inputs=job.inputs,
         metadata=metadata,
+        before=note,
     )
-    # The scheduler takes seals away before it starts a job again: one of some seeds of which another was not finished,
-    # or one whose predecessor finished after the scheduler was killed.
-    write_json(job.output / FINISHED, {"run": job.digest, "seal": json.loads((job.output / PROVENANCE).read_text())})
-    (job.output / CHECKPOINT).unlink(missing_ok=True)
 
 
 def take_up_finished(job: Job) -> bool:

@@ -41,10 +41,11 @@ from dawm.config import (
     TD3BCSettings,
     WorldModelSettings,
 )
-from dawm.data.sealed import open_sealed
+from dawm.data.files import write_json
+from dawm.data.sealed import PROVENANCE, open_sealed
 from dawm.errors import DivergedError
 from dawm.randomness import derived_seed, generator
-from dawm.training import adam, average_into, cosine_rate, ema_rate, refuse_diverged, train
+from dawm.training import FINISHED, adam, average_into, cosine_rate, ema_rate, refuse_diverged, train
 
 STEPS, CHECKPOINT_EVERY, KILLED_AT = 30, 10, 17
 STAGES = (
@@ -168,6 +169,30 @@ def test_killed_and_resumed_run_ends_with_the_same_bytes(
     assert watch.steps == list(range(CHECKPOINT_EVERY, STEPS))
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
     assert CHECKPOINT not in contents(tmp_path / "killed")
+
+
+@pytest.mark.parametrize("place", ["note", "seal"])
+def test_run_killed_while_it_seals_ends_with_the_same_bytes(
+    stage: tuple[ModuleType, Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    module, run = stage
+    run(tmp_path / "undisturbed", 3)
+    name = {"note": FINISHED, "seal": PROVENANCE}[place]
+
+    def killed(path: Path, value: object) -> None:
+        if path.name == name:
+            raise Killed
+        write_json(path, value)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        for holder in ("dawm.training.write_json", "dawm.data.sealed.write_json"):
+            patch.setattr(holder, killed)
+        run(tmp_path / "killed", 3)
+    assert not (tmp_path / "killed" / PROVENANCE).exists()
+    watch = Watch(module, monkeypatch)
+    run(tmp_path / "killed", 3)
+    assert watch.steps == ([] if place == "seal" else list(range(STEPS - CHECKPOINT_EVERY, STEPS)))
+    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
 
 
 def test_run_killed_twice_ends_with_the_same_bytes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -59,10 +59,12 @@ def seal(
     settings: Any,
     inputs: Mapping[str, Sealed] | None = None,
     seed: int | None = None,
+    before: Callable[[Mapping[str, Any]], None] = lambda _: None,
 ) -> None:
     """Writes metadata.json and then, last, provenance.json, after which the folder counts as complete.
 
-    kind: what the folder holds ("dataset", "policy", ...); readers ask for it by name.
+    kind: what the folder holds ("dataset", "policy", ...); readers ask for it by name. before: called with the content
+    of provenance.json right before it is written.
     """
     write_json(folder / METADATA, {"kind": kind, **metadata})
     provenance: dict[str, Any] = {
@@ -78,6 +80,7 @@ def seal(
         "files": {name: sha256(read_bytes(folder / name)) for name in sorted([*files, METADATA])},
     }
     provenance["digest"] = digest_of(provenance)
+    before(provenance)
     write_json(folder / PROVENANCE, provenance)
 
 

@@ -44,66 +44,79 @@ def train_world_model(
     Trained inverse and forward dynamics are for `consistency` alone.
     """
     data = open_sealed(dataset, "dataset")
-    physics, inputs = None, {"dataset": data}
-    if settings.consistency > 0:
-        physics = Physics.load(data, inverse_dynamics, forward_dynamics, compute.device)
-        inputs |= physics.inputs
-    elif inverse_dynamics is not None or forward_dynamics is not None:
-        raise InputError("consistency: expected more than 0 with inverse or forward dynamics, found 0")
+    physics = _physics(settings, data, inverse_dynamics, forward_dynamics, compute)
     transitions = read_transitions(data, states=False)
-    held_out = held_out_rows(data, transitions)
     torch.manual_seed(derived_seed(seed, "world-model", "weights"))
     model = WorldModel(settings, transitions.observation_dim, transitions.action_dim)
-    train_windows, test_windows = fit_normalizers(model, transitions, held_out, data)
-    if not len(train_windows):
+    seen, held_out = fit_normalizers(model, transitions, held_out_rows(data, transitions), data)
+    if not len(seen):
         raise InputError(
             f"{dataset}: no window of {settings.window} rows fits into its episodes; use a smaller `window`"
         )
-    model.to(compute.device)
-    averaged = copy.deepcopy(model)
-    compute.prepare([model.denoiser])
-    optimizer = adam(model.denoiser.parameters(), settings.learning_rate)
+    training = Denoising(model.to(compute.device), seen, held_out, physics, seed, compute)
+    inputs = {"dataset": data, **(physics.inputs if physics else {})}
+    train_and_seal(
+        Job("world-model", output, as_mapping(settings), seed, compute, inputs),
+        training.update,
+        training.state,
+        lambda: training.averaged,
+        weights=WEIGHTS,
+        metadata={"action_dim": transitions.action_dim, **model.facts()},
+        log_every=LOG_EVERY,
+        evaluate=training.evaluate,
+        evaluate_every=10 * LOG_EVERY,
+    )
 
-    def update(step: int) -> dict[str, Tensor]:
+
+def _physics(
+    settings: WorldModelSettings, data: Sealed, inverse: Path | None, forward: Path | None, compute: Compute
+) -> Physics | None:
+    if settings.consistency > 0:
+        return Physics.load(data, inverse, forward, compute.device)
+    if inverse is not None or forward is not None:
+        raise InputError("consistency: expected more than 0 with inverse or forward dynamics, found 0")
+    return None
+
+
+class Denoising:
+    """Gradient steps of a world model's denoiser, and the running average of its weights, which is what is kept.
+
+    All randomness of a step comes from its number and the seed.
+    """
+
+    def __init__(
+        self, model: WorldModel, seen: Windows, held_out: Windows, physics: Physics | None, seed: int, compute: Compute
+    ) -> None:
+        self.model, self.averaged = model, copy.deepcopy(model)
+        self.seen, self.held_out, self.physics, self.seed, self.compute = seen, held_out, physics, seed, compute
+        compute.prepare([model.denoiser])
+        self.optimizer = adam(model.denoiser.parameters(), model.settings.learning_rate)
+        self.state = State({"model": model, "averaged": self.averaged}, {"optimizer": self.optimizer})
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        settings = self.model.settings
         if settings.learning_rate_schedule == "cosine":
-            set_rate(optimizer, cosine_rate(step, settings.gradient_steps, settings.learning_rate))
-        rng = generator(seed, "world-model", "step", step)
-        numbers = torch.from_numpy(rng.integers(len(train_windows), size=settings.batch_size))
-        with compute.precise():
-            loss = denoising_loss(model, train_windows.batch(numbers), rng, physics)
-        optimizer.zero_grad(set_to_none=True)
+            set_rate(self.optimizer, cosine_rate(step, settings.gradient_steps, settings.learning_rate))
+        rng = generator(self.seed, "world-model", "step", step)
+        numbers = torch.from_numpy(rng.integers(len(self.seen), size=settings.batch_size))
+        with self.compute.precise():
+            loss = denoising_loss(self.model, self.seen.batch(numbers), rng, self.physics)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
+        self.optimizer.step()
         if (step + 1) % settings.ema_every == 0:
-            average_into(averaged.denoiser, model.denoiser, ema_rate(step // settings.ema_every, settings.ema_decay))
+            rate = ema_rate(step // settings.ema_every, settings.ema_decay)
+            average_into(self.averaged.denoiser, self.model.denoiser, rate)
         return {"loss": loss}
 
     @torch.no_grad()
-    def evaluate(step: int) -> dict[str, float]:
-        if not len(test_windows):
+    def evaluate(self, step: int) -> dict[str, float]:
+        """The averaged model's loss on held-out windows, the same ones with the same noise at every step."""
+        if not len(self.held_out):
             return {"held_out_loss": float("nan")}
-        rng = generator(seed, "world-model", "held-out")  # the same windows and noise at every step
-        numbers = torch.from_numpy(rng.integers(len(test_windows), size=HELD_OUT_WINDOWS))
-        return {"held_out_loss": float(denoising_loss(averaged, test_windows.batch(numbers), rng, physics))}
-
-    train_and_seal(
-        Job(
-            "world-model",
-            output,
-            as_mapping(settings),
-            seed,
-            compute,
-            {"dataset": data, **(physics.inputs if physics else {})},
-        ),
-        update,
-        State({"model": model, "averaged": averaged}, {"optimizer": optimizer}),
-        lambda: averaged,
-        weights=WEIGHTS,
-        metadata={"action_dim": transitions.action_dim, **averaged.facts()},
-        log_every=LOG_EVERY,
-        evaluate=evaluate,
-        evaluate_every=10 * LOG_EVERY,
-    )
+        rng = generator(self.seed, "world-model", "held-out")
+        numbers = torch.from_numpy(rng.integers(len(self.held_out), size=HELD_OUT_WINDOWS))
+        return {"held_out_loss": float(denoising_loss(self.averaged, self.held_out.batch(numbers), rng, self.physics))}
 
 
 def denoising_loss(
