@@ -37,7 +37,7 @@ from dawm.rendering import choose_renderer
 REPORTED = ("comparison", "figures", "timings")
 SCORES = (
     "experiment,dataset,algorithm,augmentation,seed,world_model_seed,data_fraction,real_fraction,"
-    "gradient_steps,normalized_score_last,normalized_score_mean10,return_last,episodes,whole"
+    "gradient_steps,normalized_score_last,normalized_score_mean10,normalized_score_best,return_last,episodes,whole"
 )
 FIDELITY = ["dataset", "augmentation", "horizon_step", "quantity", "value", "low", "high", "rows", "coverage"]
 # Twelve evaluations, so that the last ten are not all.
@@ -183,6 +183,7 @@ def test_scores_are_those_of_the_evaluations(results):
         scores = [float(evaluation["normalized_score"]) for evaluation in found]
         assert row["normalized_score_last"] == f"{scores[-1]:.6g}"
         assert float(row["normalized_score_mean10"]) == pytest.approx(np.mean(scores[2:]), rel=1e-5)
+        assert float(row["normalized_score_best"]) == pytest.approx(max(scores), rel=1e-5)
         assert row["return_last"] == f"{float(found[-1]['return_mean']):.6g}"
         # D4RL's score: 0 is the random policy's return, 100 the expert's
         again = 100 * (float(row["return_last"]) + 20.272305) / (3234.3 + 20.272305)
@@ -222,7 +223,7 @@ def test_learning_curves_hold_the_means_since_the_evaluation_before(results):
 
 def test_summary_is_that_of_the_scores(results):
     summary, scores = results.table("summary"), results.table("scores")
-    assert len(summary) == 4  # two arms, last and mean of ten
+    assert len(summary) == 6  # two arms; last, mean of ten, best
     for row in summary:
         values = np.array([float(s[row["quantity"]]) for s in scores if s["augmentation"] == row["augmentation"]])
         assert (row["experiment"], row["dataset"], row["algorithm"], row["seeds"]) == ("tiny", "hopper", "td3_bc", "2")

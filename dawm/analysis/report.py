@@ -82,7 +82,7 @@ def summary_table(tables: Sealed) -> list[dict]:
         rows = group.set_index("quantity")
         wide.append(
             dict(zip(("dataset", "algorithm", "augmentation"), key, strict=True))
-            | {"last": rows.loc["normalized_score_last"], "mean10": rows.loc["normalized_score_mean10"]}
+            | {kind: rows.loc[f"normalized_score_{kind}"] for kind in ("last", "mean10", "best")}
             | {"data": datasets.set_index("dataset").loc[key[0], "normalized_score_mean"]}
         )
     return wide

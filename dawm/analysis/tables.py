@@ -121,6 +121,7 @@ def score_row(
         "gradient_steps": sealed.provenance["settings"]["gradient_steps"],
         "normalized_score_last": last["normalized_score"],
         "normalized_score_mean10": evaluations["normalized_score"].tail(LAST_EVALUATIONS).mean(),
+        "normalized_score_best": evaluations["normalized_score"].max(),  # for reading old papers; no statistic uses it
         "return_last": last["return_mean"],
         "episodes": int(last["episodes"]),
         "whole": whole_of(run.dataset, dataset),
@@ -136,7 +137,7 @@ def whole_of(name: str, dataset: Sealed) -> str:
 def summary_rows(scores: pd.DataFrame) -> Iterator[dict[str, object]]:
     """Per arm and kind of score over the seeds: mean, standard deviation, IQM with a 95 % bootstrap interval."""
     for key, group in scores.groupby(GROUP, sort=False):
-        for quantity in ("normalized_score_last", "normalized_score_mean10"):
+        for quantity in ("normalized_score_last", "normalized_score_mean10", "normalized_score_best"):
             values = group[quantity].to_numpy()
             low, high = bootstrap_interval(values, interquartile_mean, seed=0)
             yield {
