@@ -97,6 +97,8 @@ evidence: setup
 	cp results/evidence/timings/*.csv results/evidence/timings/*.png results/published/evidence/timings/
 	cp results/evidence/figures/*.png results/evidence/figures/*.pdf results/published/evidence/figures/
 	cp results/evidence/report.html results/evidence/config.yaml results/published/evidence/
+	tar --directory results/evidence --exclude='*.parquet' --exclude='*.safetensors' --exclude='.[a-z]*' --exclude=logs \
+		--sort=name --create --xz --file results/published/evidence/runs.tar.xz .
 	@$(MAKE) --no-print-directory compare-evidence
 
 compare-evidence: setup
