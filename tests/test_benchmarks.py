@@ -7,6 +7,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from types import ModuleType
 
@@ -91,6 +92,22 @@ def test_frontier_is_what_nothing_beats_in_both() -> None:
     study = load("cost_study")
     cost, error = pd.Series([1.0, 2.0, 3.0, 4.0, 2.0]), pd.Series([4.0, 2.0, 2.5, 1.0, 2.0])
     assert study.frontier(cost, error) == [True, True, False, True, True]
+
+
+def test_folders_that_are_no_longer_the_same_are_named(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reproduced = load("reproduced")
+    for results in ("here", "there"):
+        shutil.copytree(dataset, tmp_path / results / "datasets/hopper")
+    with tarfile.open(tmp_path / "there.tar.xz", "w:xz") as archive:
+        archive.add(tmp_path / "there", arcname=".")
+    assert reproduced.main(str(tmp_path / "here"), str(tmp_path / "there.tar.xz")) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["dataset", "1", "1"]
+    seal = tmp_path / "here/datasets/hopper/provenance.json"
+    seal.write_text(seal.read_text().replace('"digest": "', '"digest": "0', 1))
+    assert reproduced.main(str(tmp_path / "here"), str(tmp_path / "there.tar.xz")) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "differs: datasets/hopper"
 
 
 # --- learners -----------------------------------------------------------------------------------------------------
