@@ -14,6 +14,7 @@ from dawm import stages
 from dawm.errors import InputError, StoppedError
 
 Stage = Callable[[argparse.Namespace], int | None]
+Command = Callable[..., argparse.ArgumentParser]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,6 +59,13 @@ def parser() -> argparse.ArgumentParser:
             made.add_argument(f"--{option}", **_OPTIONS[option])
         return made
 
+    for add in (_add_data, _add_models, _add_learners, _add_fidelity, _add_collecting, _add_upkeep):
+        add(command)
+    return root
+
+
+def _add_data(command: Command) -> None:
+    """Data sets, in and out."""
     made = command("export", stages.export, "make a sealed data set from a source", "settings", "output")
     made.add_argument("--parent", type=Path, help="folder of the data set that the source part/NAME is a part of")
     made = command("inspect", stages.inspect, "describe a data set and replay some of it in its simulator", "settings")
@@ -72,6 +80,10 @@ def parser() -> argparse.ArgumentParser:
         "--synthetic", type=Path, help="folder of synthetic transitions; with --dataset: both, real first"
     )
     made.add_argument("--id", help="of the new Minari data set, such as dawm/hopper-medium-v0")
+
+
+def _add_models(command: Command) -> None:
+    """The models, and the transitions that grow from them."""
     models = ("dataset", "settings", "output", "seed", "device", "precision", "compile")
     made = command(
         "train-world-model", stages.train_world_model, "train the diffusion world model", *models, "inverse-dynamics"
@@ -96,6 +108,10 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--shard", type=int, help="only this shard, from 0")
     made.add_argument("--seal", action="store_true", help="only seal the shards that are there")
+
+
+def _add_learners(command: Command) -> None:
+    """Policies: their training, and what they do in the simulator."""
     made = command(
         "train-policy",
         stages.train_policy,
@@ -117,6 +133,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--video", type=Path, metavar="FILE.gif", help="one episode, or its first ten seconds, as a GIF")
     made = command("film", stages.film, "draw an episode of a saved policy, for the report", "output", "seed")
     made.add_argument("--policy", type=Path, required=True, help="folder of a trained policy")
+
+
+def _add_fidelity(command: Command) -> None:
+    """How true synthetic transitions are, and how models obey."""
     made = command(
         "assess",
         stages.assess,
@@ -141,17 +161,19 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--forward-dynamics", type=Path, help="folder of a trained forward model, where it corrects")
     made.add_argument("--synthesis", required=True, metavar="SETTINGS", help="the recipe's settings of synthesis")
     command("steering", stages.steering, "set all recipes' steerings beside each other", "results", "settings")
+
+
+def _add_collecting(command: Command) -> None:
+    """What is collected from all of an experiment's runs."""
     command("tables", stages.tables, "collect runs into tables/*.csv", "results", "settings")
     command("timings", stages.timings, "collect benchmark files into one table", "results", "settings", "output")
     made = command("compare", stages.compare, "arms against each other, from one or several tables of scores", "output")
     made.add_argument("scores", type=Path, nargs="+", help="tables scores.csv")
     command("figures", stages.figures, "draw all figures from the tables", "tables", "output")
     command("report", stages.report, "write the report page", "results", "settings")
-    _add_upkeep(command)
-    return root
 
 
-def _add_upkeep(command: Callable[..., argparse.ArgumentParser]) -> None:
+def _add_upkeep(command: Command) -> None:
     """Commands that are no stage: about configs, and the making of the behaviour policies."""
     made = command("verify", stages.verify, "hold every stored file against its seal; status 1: damage")
     made.add_argument("results", type=Path, help="results, one experiment of them, or any folder below")
