@@ -169,8 +169,10 @@ def trained_models(layout: Layout, experiment: Experiment) -> dict[tuple[str, st
 
 
 def steerings(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
-    """(data set, generator, world-model seed) of every recipe whose world model takes a request."""
+    """(data set, generator, world-model seed) of every recipe whose world model takes a request, unless it makes n-step
+    transitions or asks the simulator: then another one's rollouts are behind it."""
     for dataset, generator, seed in all_synthetic_sets(experiment):
-        model = experiment.generators[generator].world_model
-        if model is not None and model.conditional:
+        recipe = experiment.generators[generator]
+        plain = recipe.synthesis.expansion is None and recipe.synthesis.correction.oracle == "none"
+        if recipe.world_model is not None and recipe.world_model.conditional and plain:
             yield dataset, generator, seed

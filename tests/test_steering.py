@@ -20,6 +20,7 @@ from dawm.config import (
     SynthesisSettings,
     WorldModelSettings,
     as_mapping,
+    load_experiment,
     read,
 )
 from dawm.data.sealed import open_sealed
@@ -28,6 +29,7 @@ from dawm.environments.oracle import Oracle
 from dawm.environments.tasks import TASKS
 from dawm.errors import InputError
 from dawm.inverse_dynamics import infer, load_inverse_dynamics, train_inverse_dynamics
+from dawm.layout import steerings
 from dawm.planner import Planner
 from dawm.randomness import generator
 from dawm.synthesis import Parts, imagine
@@ -243,3 +245,9 @@ def test_data_without_held_out_episodes_are_refused(
     parts = Parts(open_sealed(folder, "dataset"), None, None, None, {})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="expected held-out episodes to start from"):
         Ground.of(parts)
+
+
+def test_recipes_made_of_anothers_rollouts_are_not_steered_again() -> None:
+    evidence = load_experiment(Path(__file__).resolve().parents[1] / "config" / "evidence.yaml")
+    assert {"dwm", "dwm_3", "oracle", "synther", "one_step"} < set(evidence.generators)
+    assert {recipe for _, recipe, _ in steerings(evidence)} == {"dawm", "dawm_paper", "joint"}
