@@ -16,6 +16,8 @@ from dawm.analysis.style import ALGORITHMS, COLORS, GREY, REFERENCES, STYLE, arm
 
 REFERENCE, METHOD = "real", "dawm"
 """The arms that the others are measured by."""
+MANY = 5
+"""Arms whose bands can still be told apart."""
 
 
 def draw_comparison(tables: Mapping[str, pd.DataFrame], output: Path) -> list[str]:
@@ -108,15 +110,18 @@ def improvement(pairs: pd.DataFrame) -> Figure:
 
 
 def draw_profiles(profiles: pd.DataFrame) -> Figure:
-    """Share of an arm's runs above each score."""
+    """Share of an arm's runs above each score; of many arms only those that others are measured by have bands."""
     styles = arm_styles(profiles["augmentation"])
+    banded = {REFERENCE, METHOD} if len(styles) > MANY else set(styles)
     top = profiles.loc[profiles["high"] > 0, "score"].max()
     figure, panels = learner_panels(profiles, height=3.2)
     for rows, axes in panels:
         for arm, line in rows.groupby("augmentation", sort=False):
             color, dash = styles[str(arm)]
-            axes.fill_between(line["score"], line["low"], line["high"], color=color, alpha=0.08, linewidth=0)
-            axes.plot(line["score"], line["share"], color=color, linestyle=dash, linewidth=1.4, label=arm)
+            if arm in banded:
+                axes.fill_between(line["score"], line["low"], line["high"], color=color, alpha=0.12, linewidth=0)
+            width = 1.8 if arm in (REFERENCE, METHOD) else 1.0
+            axes.plot(line["score"], line["share"], color=color, linestyle=dash, linewidth=width, label=arm)
         axes.set(xlim=(0, top + 2), ylim=(0, 1.02), xlabel="normalised score τ", ylabel="share of runs above τ")
     outer_legend(figure)
     return figure
