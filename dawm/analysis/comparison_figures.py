@@ -12,12 +12,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dawm.analysis.style import ALGORITHMS, COLORS, GREY, REFERENCES, STYLE, arm_styles, learners, save
-
-REFERENCE, METHOD = "real", "dawm"
-"""The arms that the others are measured by."""
-MANY = 5
-"""Arms whose bands can still be told apart."""
+from dawm.analysis.style import (
+    ALGORITHMS,
+    COLORS,
+    GREY,
+    METHOD,
+    REFERENCE,
+    REFERENCES,
+    STYLE,
+    arm_styles,
+    banded,
+    learners,
+    outer_legend,
+    save,
+)
 
 
 def draw_comparison(tables: Mapping[str, pd.DataFrame], output: Path) -> list[str]:
@@ -56,14 +64,6 @@ def learner_panels(table: pd.DataFrame, height: float) -> tuple[Figure, list[tup
     for name, place in zip(names, axes[0], strict=True):
         place.set_title(ALGORITHMS.get(name, name))
     return figure, [(table[table["algorithm"] == name], place) for name, place in zip(names, axes[0], strict=True)]
-
-
-def outer_legend(figure: Figure) -> None:
-    """Beside the last panel, of all panels' lines."""
-    handles = {name: line for axes in figure.axes for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.axes[-1].legend(
-        list(handles.values()), list(handles), loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, handlelength=3
-    )
 
 
 def intervals(aggregates: pd.DataFrame) -> Figure:
@@ -112,13 +112,13 @@ def improvement(pairs: pd.DataFrame) -> Figure:
 def draw_profiles(profiles: pd.DataFrame) -> Figure:
     """Share of an arm's runs above each score; of many arms only those that others are measured by have bands."""
     styles = arm_styles(profiles["augmentation"])
-    banded = {REFERENCE, METHOD} if len(styles) > MANY else set(styles)
+    shown = banded(styles)
     top = profiles.loc[profiles["high"] > 0, "score"].max()
     figure, panels = learner_panels(profiles, height=3.2)
     for rows, axes in panels:
         for arm, line in rows.groupby("augmentation", sort=False):
             color, dash = styles[str(arm)]
-            if arm in banded:
+            if arm in shown:
                 axes.fill_between(line["score"], line["low"], line["high"], color=color, alpha=0.12, linewidth=0)
             width = 1.8 if arm in (REFERENCE, METHOD) else 1.0
             axes.plot(line["score"], line["share"], color=color, linestyle=dash, linewidth=width, label=arm)

@@ -15,7 +15,18 @@ from matplotlib.ticker import MaxNLocator
 
 from dawm.analysis.fidelity import REAL, STILL
 from dawm.analysis.statistics import bootstrap_interval, interquartile_mean
-from dawm.analysis.style import ALGORITHMS, COLORS, GREY, STYLE, Styles, arm_styles, learners, save
+from dawm.analysis.style import (
+    ALGORITHMS,
+    COLORS,
+    GREY,
+    STYLE,
+    Styles,
+    arm_styles,
+    banded,
+    learners,
+    outer_legend,
+    save,
+)
 from dawm.analysis.tables import read_csv
 from dawm.data.files import only_writer
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
@@ -45,9 +56,10 @@ def draw_all(tables: Path, output: Path) -> None:
 
 
 def learning_curves(sealed: Sealed) -> Figure:
-    """Score against gradient steps: mean over seeds, and a 95 % bootstrap interval of it."""
+    """Score against gradient steps: mean over seeds, and a 95 % bootstrap interval of it (see `banded`)."""
     curves, datasets = read_csv(sealed, "learning_curves.csv"), read_csv(sealed, "datasets.csv")
     styles = styles_of(sealed)
+    shown = banded(styles)
     figure, panels = grid(curves)
     for (dataset, algorithm), axes in panels.items():
         chosen = of_panel(curves, dataset, algorithm)
@@ -55,24 +67,26 @@ def learning_curves(sealed: Sealed) -> Figure:
         quantity = "normalized_score" if scored else "return_mean"
         for arm, group in chosen.groupby("augmentation", sort=False):
             color, line = styles[str(arm)]
+            width = 1.8 if arm in shown else 0.9
             table = group.pivot_table(index="step", columns="seed", values=quantity)
             steps, mean = table.index.to_numpy(), table.mean(axis=1).to_numpy()
-            interval = np.array([bootstrap_interval(row, np.mean, seed=0) for row in table.to_numpy()])
-            axes.fill_between(steps, interval[:, 0], interval[:, 1], color=color, alpha=0.18, linewidth=0)
-            axes.plot(steps, mean, color=color, linestyle=line, label=arm)
+            if arm in shown:
+                interval = np.array([bootstrap_interval(row, np.mean, seed=0) for row in table.to_numpy()])
+                axes.fill_between(steps, interval[:, 0], interval[:, 1], color=color, alpha=0.18, linewidth=0)
+            axes.plot(steps, mean, color=color, linestyle=line, linewidth=width, label=arm)
         behaviour = datasets.set_index("dataset").loc[dataset, "normalized_score_mean" if scored else "return_mean"]
         axes.axhline(behaviour, color=GREY, linestyle=":", linewidth=1.2, label="mean of the data")
         axes.set_ylim(bottom=min(0.0, chosen[quantity].min()))
         axes.set_ylabel("normalised score" if scored else "return")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
-    label_grid(panels, "gradient steps")
+    label_grid(figure, "gradient steps")
     return figure
 
 
 def score_intervals(sealed: Sealed) -> Figure:
     """Score by arm: one dot per seed (mean of the last 10 evaluations), their IQM with a 95 % bootstrap interval."""
     scores, styles = read_csv(sealed, "scores.csv"), styles_of(sealed)
-    figure, panels = grid(scores, height=2.0)
+    figure, panels = grid(scores, height=max(2.0, 0.8 + 0.2 * len(styles)))
     for (dataset, algorithm), axes in panels.items():
         chosen = of_panel(scores, dataset, algorithm)
         arms = list(chosen["augmentation"].unique())
@@ -107,7 +121,7 @@ def values_against_scores(sealed: Sealed) -> Figure:
         if chosen["q"].isna().all():
             axes.text(0.5, 0.5, "has no critic", ha="center", color=GREY, transform=axes.transAxes)
         axes.set(xlabel="normalised score" if scored else "return", ylabel="mean Q of batches")
-    label_arms(panels)
+    outer_legend(figure)
     return figure
 
 
@@ -120,7 +134,7 @@ def batch_composition(sealed: Sealed) -> Figure:
             axes.plot(run["step"], run["real_share"], linewidth=1, **line)
         axes.set(ylim=(-0.05, 1.05), ylabel="real share")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
-    label_grid(panels, "gradient steps")
+    label_grid(figure, "gradient steps")
     return figure
 
 
@@ -138,25 +152,25 @@ def fidelity_by_horizon(sealed: Sealed) -> Figure:
     for row, dataset in zip(grid_axes, datasets, strict=True):
         for axes, (quantity, label) in zip(row, quantities.items(), strict=True):
             chosen = table[(table["dataset"] == dataset) & (table["quantity"] == quantity)]
-            axes.set_title(dataset)
-            axes.set_xlabel("horizon step")
-            axes.set_ylabel(label)
+            axes.set(title=dataset, xlabel="horizon step", ylabel=label)
             if chosen["value"].isna().all():
                 axes.text(0.5, 0.5, "could not be replayed", ha="center", color=GREY, transform=axes.transAxes)
                 continue
-            imagined = chosen[chosen["horizon_step"] > 0]
-            for arm, group in imagined.groupby("augmentation"):
+            floor, ceiling = (chosen.loc[chosen["augmentation"] == name, "value"].mean() for name in (REAL, STILL))
+            lowest = ceiling
+            for arm, group in chosen[chosen["horizon_step"] > 0].groupby("augmentation", sort=False):
                 color, line = styles.get(str(arm), ("black", "-"))
                 means = group.groupby("horizon_step")[["value", "low", "high"]].mean()  # over world-model seeds
                 axes.fill_between(means.index, means["low"], means["high"], color=color, alpha=0.18, linewidth=0)
                 axes.plot(means.index, means["value"], "o", color=color, linestyle=line, markersize=4, label=arm)
-            floor, ceiling = (chosen.loc[chosen["augmentation"] == name, "value"].mean() for name in (REAL, STILL))
-            axes.axhline(ceiling, color=GREY, linestyle="--", linewidth=1.2, label=f"nothing moves: {ceiling:.2g}")
-            axes.plot([], [], " ", label=f"real, held out: {floor:.0e}")  # far below the axis
+                if means["value"].min() > 10 * floor:  # the oracle's lie far below the axis
+                    lowest = min(lowest, means["value"].min())
+            axes.axhline(ceiling, color=GREY, linestyle="--", linewidth=1.2, label="nothing moves")
             axes.set_yscale("log")
-            axes.set_ylim(top=1.6 * ceiling)
-            axes.legend(loc="center right")
+            axes.set_ylim(0.6 * lowest, 1.6 * ceiling)
+            axes.set_title(f"{dataset}\nnothing moves: {ceiling:.2g}; real, held out: {floor:.0e}", fontsize=9)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    outer_legend(figure)
     return figure
 
 
@@ -219,11 +233,7 @@ def grid(table: pd.DataFrame, height: float = 2.9) -> tuple[Figure, dict[tuple[s
     return figure, panels
 
 
-def label_grid(panels: dict[tuple[str, str], Axes], x: str) -> None:
-    for axes in panels.values():
+def label_grid(figure: Figure, x: str) -> None:
+    for axes in figure.axes:
         axes.set_xlabel(x)
-    label_arms(panels)
-
-
-def label_arms(panels: dict[tuple[str, str], Axes]) -> None:
-    list(panels.values())[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    outer_legend(figure)

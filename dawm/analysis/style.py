@@ -37,6 +37,10 @@ ALGORITHMS = {"td3_bc": "TD3+BC", "iql": "IQL", "bc": "BC", "bc_10": "10 % BC"}
 REFERENCES = ("bc", "bc_10")
 """Learners that the others are measured by; they get no panels beside others."""
 LINES = ("-", "--", ":")
+REFERENCE, METHOD = "real", "dawm"
+"""The arms that the others are measured by."""
+MANY = 5
+"""Arms whose bands can still be told apart."""
 
 
 def learners(table: pd.DataFrame) -> list[str]:
@@ -53,6 +57,21 @@ def arm_styles(arms: Iterable[str]) -> Styles:
     """Colour and line of every arm: the eight colours that can be told apart, then the same with other lines."""
     names = list(dict.fromkeys(arms))
     return {arm: (COLORS[n % len(COLORS)], LINES[n // len(COLORS) % len(LINES)]) for n, arm in enumerate(names)}
+
+
+def banded(arms: Iterable[str]) -> set[str]:
+    """The arms whose intervals a figure of curves shows: of many only those that the others are measured by."""
+    names = set(arms)
+    return names if len(names) <= MANY else names & {REFERENCE, METHOD}
+
+
+def outer_legend(figure: Figure) -> None:
+    """Beside the first row's last panel, of all panels' lines."""
+    handles = {name: line for axes in figure.axes for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    last = max(figure.axes, key=lambda axes: (axes.get_position().y1, axes.get_position().x1))
+    last.legend(
+        list(handles.values()), list(handles), loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, handlelength=3
+    )
 
 
 NO_DATES: dict[str, dict[str, None]] = {
