@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dawm.analysis.comparison_figures import METHOD, REFERENCE, draw_comparison
+from dawm.analysis.comparison_figures import draw_comparison
 from dawm.analysis.statistics import (
     RESAMPLES,
     expected_best,
@@ -28,6 +28,7 @@ from dawm.analysis.statistics import (
     probability_of_improvement,
     resampled_runs,
 )
+from dawm.analysis.style import METHOD, REFERENCE
 from dawm.analysis.tables import write_table
 from dawm.data.files import only_writer, read_bytes, write_text
 from dawm.data.sealed import seal, unseal
