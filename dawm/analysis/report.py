@@ -11,11 +11,10 @@ import pandas as pd
 from dawm import __version__
 from dawm.analysis.animation import GIF
 from dawm.analysis.comparison import compared
-from dawm.analysis.comparison_figures import METHOD, REFERENCE
 from dawm.analysis.fidelity import REAL, STILL
 from dawm.analysis.film import FILM
 from dawm.analysis.statistics import RESAMPLES
-from dawm.analysis.style import ALGORITHMS
+from dawm.analysis.style import ALGORITHMS, METHOD, REFERENCE
 from dawm.analysis.tables import read_csv
 from dawm.config import Experiment, GeneratorSettings, RequestSettings, as_mapping, as_yaml
 from dawm.data.files import only_writer, write_text
