@@ -69,8 +69,15 @@ def outer_legend(figure: Figure) -> None:
     """Beside the first row's last panel, of all panels' lines."""
     handles = {name: line for axes in figure.axes for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     last = max(figure.axes, key=lambda axes: (axes.get_position().y1, axes.get_position().x1))
+    columns = -(-len(handles) // 8)  # no taller than a flat panel
     last.legend(
-        list(handles.values()), list(handles), loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, handlelength=3
+        list(handles.values()),
+        list(handles),
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        fontsize=8,
+        handlelength=3,
+        ncols=columns,
     )
 
 
