@@ -120,7 +120,7 @@ def draw_profiles(profiles: pd.DataFrame) -> Figure:
             color, dash = styles[str(arm)]
             if arm in shown:
                 axes.fill_between(line["score"], line["low"], line["high"], color=color, alpha=0.12, linewidth=0)
-            width = 1.8 if arm in (REFERENCE, METHOD) else 1.0
+            width = 1.8 if arm in shown else 0.9
             axes.plot(line["score"], line["share"], color=color, linestyle=dash, linewidth=width, label=arm)
         axes.set(xlim=(0, top + 2), ylim=(0, 1.02), xlabel="normalised score τ", ylabel="share of runs above τ")
     outer_legend(figure)
