@@ -92,14 +92,7 @@ publish-pilot: setup
 # What docs/results.md quotes of the evidence.
 evidence: setup
 	@sh run.sh --cores $(CORES) --configfile config/evidence.yaml
-	mkdir -p results/published/evidence/figures results/published/evidence/timings
-	cp results/evidence/tables/*.csv results/evidence/tables/*.json results/published/evidence/
-	cp results/evidence/timings/*.csv results/evidence/timings/*.png results/published/evidence/timings/
-	cp results/evidence/figures/*.png results/evidence/figures/*.pdf results/published/evidence/figures/
-	cp results/evidence/report.html results/evidence/config.yaml results/published/evidence/
-	tar --directory results/evidence --exclude='*.parquet' --exclude='*.safetensors' --exclude='.[a-z]*' --exclude=logs \
-		--sort=name --create --xz --file results/published/evidence/runs.tar.xz .
-	@$(MAKE) --no-print-directory compare-evidence
+	$(PYTHON) benchmarks/evidence.py publish config/evidence.yaml
 
 compare-evidence: setup
 	$(PYTHON) -m dawm compare results/published/evidence/scores.csv --output results/published/evidence/comparison

@@ -10,7 +10,7 @@ from typing import Any
 
 from dawm.config import Experiment
 from dawm.data.sealed import PROVENANCE
-from dawm.layout import Layout, animated_sets, filmed_runs, runs, shard_name, synthetic_sets
+from dawm.layout import Layout, animated_sets, filmed_runs, planners, runs, shard_name, synthetic_sets
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,10 @@ def jobs(layout: Layout, experiment: Experiment) -> list[Job]:
         *export_jobs(layout, experiment),
         *dict.fromkeys(model_jobs(layout, experiment)),
         *synthesis_jobs(layout, experiment),
+        *planner_jobs(layout, experiment),
         *policy_jobs(layout, experiment),
     ]
-    tabled = tuple(job.slug for job in made if job.stage in ("export", "assess", "train-policy"))
+    tabled = tuple(job.slug for job in made if job.stage in ("export", "assess", "steer", "train-policy"))
     made.append(sealing("tables", "", tabled, layout.tables))
     for stage, folder in (("compare", layout.comparison), ("figures", layout.figures), ("timings", layout.timings)):
         made.append(sealing(stage, "", ("tables",), folder))
@@ -64,8 +65,9 @@ def export_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
 
 
 def model_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
-    """Trainings of the models that some arm's transitions need; of recipes with equal settings, the first one's."""
-    for dataset, generator, seed in synthetic_sets(experiment.matrix()):
+    """Trainings of the models that some arm or planner needs; of recipes with equal settings, the first one's."""
+    matrix = experiment.matrix()
+    for dataset, generator, seed in dict.fromkeys((*synthetic_sets(matrix), *planners(matrix))):
         recipe = experiment.generators[generator]
         for part in dict.fromkeys((*recipe.taught_by("world_model"), *recipe.grown_by())):
             owner = experiment.owner(generator, part)
@@ -92,6 +94,14 @@ def synthesis_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
         yield sealing("seal-synthetic", name, tuple(f"synthesize/{shard}" for shard in shards), folder, settings=recipe)
         seal, assessment = f"seal-synthetic/{name}", layout.assessment(dataset, generator, seed)
         yield sealing("assess", name, (seal,), assessment, settings=experiment.assessment)
+
+
+def planner_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
+    for dataset, generator, seed in planners(experiment.matrix()):
+        parts = experiment.generators[generator].grown_by()
+        models = tuple(model_slug(experiment, dataset, generator, part, seed) for part in parts)
+        folder, name = layout.steering(dataset, generator, seed), f"{dataset}/{generator}/seed-{seed}"
+        yield sealing("steer", name, (f"export/{dataset}", *models), folder, settings=experiment.steering)
 
 
 def policy_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:

@@ -151,6 +151,11 @@ def synthetic_sets(matrix: Matrix) -> Iterator[tuple[str, str, int]]:
                 yield dataset, generator, seed
 
 
+def planners(matrix: Matrix) -> Iterator[tuple[str, str, int]]:
+    """(data set, generator, world-model seed) of the models that act on their own."""
+    yield from itertools.product(matrix.datasets, matrix.planners, matrix.world_model_seeds)
+
+
 def all_synthetic_sets(experiment: Experiment) -> Iterator[tuple[str, str, int]]:
     """(data set, generator, world-model seed) of every recipe of the config, whether or not an arm needs it."""
     yield from itertools.product(experiment.datasets, experiment.generators, experiment.world_model_seeds)

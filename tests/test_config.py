@@ -287,6 +287,16 @@ def test_arm_of_an_unknown_generator_is_refused(refused):
     assert message == "augmentations.joint.generator: expected one of dawm, found joint"
 
 
+def test_only_models_that_learned_without_a_given_action_plan(refused: Refused) -> None:
+    plain = {"world_model": {"action_dropout": 0.0}}
+    planning = {"world_model": {"action_dropout": 0.2}}
+    message = refused({**MINIMAL, "generators": {"dawm": plain}, "planners": ["dawm"]})
+    assert message.startswith("planners: expected some of a generator whose world model has an action_dropout above 0")
+    values = {**MINIMAL, "generators": {"dawm": plain, "acting": planning}}
+    assert refused({**values, "planners": ["dawm"]}) == "planners: expected some of acting, found dawm"
+    assert read(Experiment, {**values, "planners": ["acting"]}, "here").matrix().planners == ("acting",)
+
+
 def test_parts_are_of_whole_data_sets_of_the_same_config(refused: Refused) -> None:
     whole = {"source": "local/hopper-medium"}
     for name, source in (("it is not there", "part/other"), ("it is a part", "part/tenth")):

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -89,6 +90,57 @@ def test_every_job_leaves_its_time_and_a_log(finished: Path) -> None:
     assert (timings["wall_seconds"] > 0).all()
     log = (results / "logs" / "train-world-model" / "hopper" / "dawm" / "seed-0.log").read_text()
     assert re.search(r"world-model seed 0: 40/40 \(100 %\), [\d,]+/s, 0:00 left, loss", log)
+
+
+def test_runs_of_two_machines_make_the_tables_of_one(finished: Path, tmp_path: Path) -> None:
+    """Each has an arm of its own; what is published by the second is all, though the first one's weights are gone."""
+    folder = clone(tmp_path)
+    results = folder / "results/tiny"
+
+    def evidence(*words: str) -> subprocess.CompletedProcess[str]:
+        script = [sys.executable, str(ROOT / "benchmarks/evidence.py"), *words]
+        return subprocess.run(script, cwd=folder, capture_output=True, text=True)
+
+    def missing(*arms: str) -> list[str]:
+        run = evidence("missing", "tiny.yaml", "hopper", *arms)
+        assert run.returncode == 0, run.stderr
+        return sorted(str(Path(target).parent) for target in run.stdout.split())
+
+    def have(arm: str) -> None:
+        shutil.rmtree(results, ignore_errors=True)
+        other = {"real": "dawm", "dawm": "real"}[arm]
+        shutil.copytree(finished / "results/tiny", results, ignore=shutil.ignore_patterns(other, "tables"))
+
+    runs_of = {
+        arm: [f"results/tiny/policies/hopper/{learner}/{arm}/seed-{n}" for learner in ("iql", "td3_bc") for n in (0, 3)]
+        for arm in ("real", "dawm")
+    }
+    shown = ["results/tiny/animations/hopper/dawm/seed-0", "results/tiny/assessments/hopper/dawm/seed-0"]
+    films = [f"results/tiny/films/hopper/{learner}/dawm/seed-0" for learner in ("iql", "td3_bc")]
+    assert missing() == sorted([*runs_of["real"], *runs_of["dawm"], *shown, *films])
+    have("real")
+    assert missing() == sorted([*runs_of["dawm"], *shown, *films])
+    run = evidence("publish", "tiny.yaml")
+    assert run.returncode == 2 and run.stderr == "tiny: expected a data set with all of its runs, found none\n"
+    have("dawm")
+    (results / "policies/hopper/iql/dawm/seed-3/provenance.json").unlink()  # not ended yet
+    assert missing() == ["results/tiny/policies/hopper/iql/dawm/seed-3"] and missing("real") == []
+    have("dawm")
+    for once_more in (False, True):
+        run = evidence("publish", "tiny.yaml")
+        assert run.returncode == 0 and run.stdout == "results/published/tiny: of hopper\n", run.stderr
+        published = folder / "results/published/tiny"
+        for table in ("scores", "summary", "learning_curves", "fidelity", "inverse_dynamics", "datasets", "planner"):
+            same = (finished / "results/tiny/tables" / f"{table}.csv").read_bytes()
+            assert (published / f"{table}.csv").read_bytes() == same, (table, once_more)
+        shutil.rmtree(results, ignore_errors=True)
+    assert (published / "report.html").stat().st_size > 50_000
+    with tarfile.open(published / "runs.tar.xz") as archive:
+        names = archive.getnames()
+    assert not [name for name in names if name.endswith((".parquet", ".safetensors"))]
+    assert sum(name.startswith("policies/") and name.endswith("/evaluations.csv") for name in names) == 8
+    run = evidence("missing", "tiny.yaml", "hopper", "fast")
+    assert run.returncode == 2 and run.stderr == "arms: expected some of real, dawm, found fast\n"
 
 
 def test_seeds_that_share_a_job_end_in_the_same_table(finished: Path, tmp_path: Path) -> None:
@@ -406,6 +458,7 @@ def test_recipes_run_beside_each_other_and_share_their_models(tmp_path: Path) ->
     config["generators"] = {"plain": plain, "corrected": corrected, "joint": joint}
     config["animation"] = {"starts": 1, "size": 64}
     config["steering"] = {"requests": [0.5, 1.0], "rows": 20, "episodes": 1}
+    config["planners"] = ["corrected"]
     arms = {name: {"real_fraction": 0.5} for name in config["generators"]}
     config["generators"]["idle"] = plain | {"synthesis": plain["synthesis"] | {"guidance": 2.0}}  # of no arm
     config["augmentations"] = arms | {"joint_only": {"real_fraction": 0, "generator": "joint"}}
@@ -420,7 +473,15 @@ def test_recipes_run_beside_each_other_and_share_their_models(tmp_path: Path) ->
 
     assert made("world-models") == ["joint", "plain"]
     assert made("inverse-dynamics") == ["plain"] and made("forward-dynamics") == ["corrected"]
-    assert made("synthetic") == ["corrected", "joint", "plain"]
+    assert made("synthetic") == ["corrected", "joint", "plain"] and made("steering") == ["corrected"]
+    planned = pd.read_csv(results / "tables" / "planner.csv")
+    steered = pd.read_csv(results / "steering/hopper/corrected/seed-0/steering.csv")
+    assert (planned["generator"] == "corrected").all() and list(planned["request"]) == [0.5, 1.0]
+    for quantity in ("return", "normalized_score", "cpu_seconds_per_decision"):
+        chosen = (steered["loop"] == "closed") & (steered["quantity"] == quantity)
+        assert list(planned[quantity]) == list(steered.loc[chosen, "value"])
+    shown = f"{planned['normalized_score'].iloc[0]:.1f} ± –"  # of one world model
+    assert shown in (results / "report.html").read_text()
     fidelity = pd.read_csv(results / "tables" / "fidelity.csv")
     assert {"plain", "corrected", "joint"} < set(fidelity["augmentation"])
     assert not fidelity.duplicated().any()

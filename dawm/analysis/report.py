@@ -48,6 +48,7 @@ def write_report(results: Path, experiment: Experiment) -> None:
         arms=arm_rows(experiment),
         compared=compared(*(read_csv(comparison, f"{name}.csv") for name in ("aggregates", "pairs"))),
         summary=summary_table(tables),
+        planner=planner_rows(tables),
         published=published_table(tables),
         costs=cost_rows(experiment, read_csv(inputs["timings"], "timings.csv")),
         scores=read_csv(tables, "scores.csv").to_dict("records"),
@@ -205,6 +206,18 @@ def jobs_of(experiment: Experiment, generator: str) -> list[tuple[str, str]]:
     needed |= dict.fromkeys(recipe.taught_by("world_model"))
     models = [(f"train-{part.replace('_', '-')}", experiment.owner(generator, part)) for part in needed]
     return [*models, ("synthesize", generator)]
+
+
+def planner_rows(tables: Sealed) -> list[dict]:
+    """Of what acts without a learner: mean and standard deviation over world models, by what was asked for."""
+    table = read_csv(tables, "planner.csv")
+    groups = table.groupby(["dataset", "generator", "request"], sort=False)
+    return [
+        dict(zip(("dataset", "generator", "request"), key, strict=True))
+        | {"mean": group["normalized_score"].mean(), "std": group["normalized_score"].std()}
+        | {"milliseconds": 1000 * group["cpu_seconds_per_decision"].mean(), "models": len(group)}
+        for key, group in groups
+    ]
 
 
 def published_table(tables: Sealed) -> list[dict]:

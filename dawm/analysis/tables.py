@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from dawm.analysis.statistics import bootstrap_interval, interquartile_mean
+from dawm.analysis.steering import CLOSED
 from dawm.config import PART, Matrix, as_mapping
 from dawm.data.files import only_writer, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
-from dawm.layout import Layout, Run, runs, synthetic_sets
+from dawm.layout import Layout, Run, planners, runs, synthetic_sets
 
 LAST_EVALUATIONS = 10
 GROUP = ["experiment", "dataset", "algorithm", "augmentation"]
 MEANS = ["q", "real_share"]
-TABLES = ["datasets", "fidelity", "inverse_dynamics", "learning_curves", "scores", "summary"]
+PLANNED = ["return", "normalized_score", "cpu_seconds_per_decision"]
+TABLES = ["datasets", "fidelity", "inverse_dynamics", "learning_curves", "planner", "scores", "summary"]
 
 
 def write_tables(results: Path, matrix: Matrix) -> None:
@@ -32,6 +34,7 @@ def write_tables(results: Path, matrix: Matrix) -> None:
     for run, sealed in policies.items():
         check_run(run, sealed, matrix, datasets[run.dataset])
     assessments = {key: open_sealed(layout.assessment(*key), "assessment") for key in synthetic_sets(matrix)}
+    steerings = {key: open_sealed(layout.steering(*key), "steering") for key in planners(matrix)}
     evaluations = {run: read_csv(sealed, "evaluations.csv") for run, sealed in policies.items()}
     scores = pd.DataFrame(
         [score_row(matrix, run, policies[run], evaluations[run], datasets[run.dataset]) for run in policies]
@@ -44,6 +47,7 @@ def write_tables(results: Path, matrix: Matrix) -> None:
         "learning_curves": pd.concat([curve(run, policies[run], table) for run, table in evaluations.items()]),
         "fidelity": assessed(assessments, "fidelity.csv"),
         "inverse_dynamics": assessed(assessments, "inverse_dynamics.csv"),
+        "planner": planner_table(matrix, steerings),
     }
     with only_writer(layout.tables):
         unseal(layout.tables)
@@ -52,6 +56,7 @@ def write_tables(results: Path, matrix: Matrix) -> None:
         inputs = {run.slug: sealed for run, sealed in policies.items()}
         inputs |= {f"datasets/{name}": sealed for name, sealed in datasets.items()}
         inputs |= {f"assessments/{name}/{recipe}/seed-{n}": sealed for (name, recipe, n), sealed in assessments.items()}
+        inputs |= {f"steering/{name}/{recipe}/seed-{n}": sealed for (name, recipe, n), sealed in steerings.items()}
         seal(
             layout.tables,
             "tables",
@@ -185,6 +190,17 @@ def assessed(assessments: dict[tuple[str, str, int], Sealed], file: str) -> pd.D
         table["world_model_seed"] = seed
         parts.append(table)
     return pd.concat(parts).drop_duplicates() if parts else pd.DataFrame()
+
+
+def planner_table(matrix: Matrix, steerings: Mapping[tuple[str, str, int], Sealed]) -> pd.DataFrame:
+    """What models earn that act on their own: a row for each data set, generator, world model and request."""
+    rows = []
+    for (dataset, generator, seed), sealed in steerings.items():
+        table = read_csv(sealed, "steering.csv")
+        closed = table[table["loop"] == CLOSED].pivot(index="request", columns="quantity", values="value")
+        for request, values in closed.sort_index().iterrows():
+            rows.append([matrix.experiment, dataset, generator, seed, request, *(values[name] for name in PLANNED)])
+    return pd.DataFrame(rows, columns=["experiment", "dataset", "generator", "world_model_seed", "request", *PLANNED])
 
 
 def read_csv(sealed: Sealed, name: str) -> pd.DataFrame:

@@ -88,6 +88,11 @@ class Experiment:
     )
     augmentations: dict[str, AugmentationSettings] = setting("the arms by name", minProperties=1)
     algorithms: AlgorithmsSettings = setting("the learners", minProperties=1)
+    planners: tuple[str, ...] = setting(
+        "generators whose models also act on their own, without a learner, asked for the returns in `steering`",
+        (),
+        uniqueItems=True,
+    )
     assessment: AssessmentSettings = setting("fidelity in the true simulator", AssessmentSettings)
     animation: AnimationSettings = setting("imagined and true rollouts side by side", AnimationSettings)
     compute: ComputeSettings = setting("how models are trained and sampled from", ComputeSettings)
@@ -100,6 +105,7 @@ class Experiment:
                     f"augmentations.{name}.generator: expected one of {', '.join(self.generators) or 'generators'}, "
                     f"found {arm.generator or name}"
                 )
+        self._check_planners()
         self._check_parts()
         minari = [name for name in self.datasets if self.whole(name).source.startswith("minari/")]
         if 0 < len(minari) < len(self.datasets):
@@ -114,6 +120,13 @@ class Experiment:
                 if learner not in self.algorithm_names:
                     known = ", ".join(self.algorithm_names)
                     raise InputError(f"augmentations.{name}.algorithms: expected some of {known}, found {learner}")
+
+    def _check_planners(self) -> None:
+        able = [name for name, recipe in self.generators.items() if recipe.plans]
+        for name in self.planners:
+            if name not in able:
+                known = ", ".join(able) or "a generator whose world model has an action_dropout above 0"
+                raise InputError(f"planners: expected some of {known}, found {name}")
 
     def _check_parts(self) -> None:
         for name, dataset in self.datasets.items():
@@ -161,6 +174,7 @@ class Experiment:
             },
             seeds=self.seeds,
             world_model_seeds=self.world_model_seeds,
+            planners=self.planners,
         )
 
 
@@ -174,6 +188,7 @@ class Matrix:
     augmentations: dict[str, AugmentationSettings] = setting("the arms by name", minProperties=1)
     seeds: tuple[int, ...] = setting("RL seeds", minItems=1, uniqueItems=True)
     world_model_seeds: tuple[int, ...] = setting("world-model seeds", minItems=1, uniqueItems=True)
+    planners: tuple[str, ...] = setting("generators whose models also act on their own", (), uniqueItems=True)
 
     def arms_of(self, algorithm: str) -> list[str]:
         """The arms that a learner is trained in."""

@@ -56,6 +56,11 @@ class GeneratorSettings:
             names.append("forward_dynamics")
         return [name for name in names if getattr(self, name) is not None]
 
+    @property
+    def plans(self) -> bool:
+        """Whether its models can act on their own."""
+        return self.world_model is not None and self.world_model.action_dropout > 0
+
     def taught_by(self, part: str) -> list[str]:
         """The other models that the training of one takes, by name."""
         consistent = part == "world_model" and self.world_model is not None and self.world_model.consistency > 0

@@ -124,6 +124,7 @@ rule tables:
         [seal_of(layout.policy(run)) for run in runs(matrix)],
         [seal_of(layout.dataset(name)) for name in matrix.datasets],
         [seal_of(layout.assessment(*key)) for key in synthetic_sets(matrix)],
+        [seal_of(layout.steering(*key)) for key in planners(matrix)],
         module("analysis/tables.py"),
         module("analysis/statistics.py"),
     output:

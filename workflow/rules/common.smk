@@ -21,6 +21,7 @@ from dawm.layout import (
     all_synthetic_sets,
     animated_sets,
     filmed_runs,
+    planners,
     runs,
     shard_name,
     steerings,
@@ -243,5 +244,5 @@ def module(name):
 
 
 def table_files():
-    names = ["datasets", "fidelity", "inverse_dynamics", "learning_curves", "scores", "summary"]
+    names = ["datasets", "fidelity", "inverse_dynamics", "learning_curves", "planner", "scores", "summary"]
     return [str(layout.tables / f"{name}.csv") for name in names]

@@ -1,0 +1,184 @@
+"""An experiment that takes longer than one machine is there: what is missing of it, and what is published.
+
+    snakemake … -- $(python benchmarks/evidence.py missing config/evidence.yaml hopper-medium real dawm)
+    python benchmarks/evidence.py publish config/evidence.yaml
+
+Every run that has ended, wherever it did, lies in results/published/EXPERIMENT/runs.tar.xz, with the records of the
+models but without weights and transitions. `missing` prints what neither that archive nor results/EXPERIMENT holds of a
+data set's arms (left out: all), as targets for Snakemake. `publish` adds what ended here to the archive, and writes
+beside it tables, comparison, figures and report of the data sets that are complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from dawm.analysis.comparison import compare
+from dawm.analysis.figures import draw_all
+from dawm.analysis.report import write_report
+from dawm.analysis.tables import TABLES, write_table, write_tables
+from dawm.analysis.timings import write_timings
+from dawm.config import Experiment, as_yaml, load_experiment
+from dawm.data.files import whole_file, write_text
+from dawm.data.sealed import METADATA, PROVENANCE
+from dawm.errors import InputError
+from dawm.layout import Layout, animated_sets, filmed_runs, planners, runs, synthetic_sets
+
+LEFT_OUT = (".parquet", ".safetensors")
+FOLDERS_LEFT_OUT = ("logs", "tables", "comparison", "figures", "timings", "inspections")
+
+
+def needed(experiment: Experiment, dataset: str, arms: Sequence[str] = ()) -> Iterator[Path]:
+    """Folders, below the results, that the tables need of one data set and of some arms, or of all."""
+    layout, matrix = Layout(Path()), experiment.matrix()
+    chosen = {name: arm for name, arm in matrix.augmentations.items() if name in arms or not arms}
+    grown = {arm.generator for arm in chosen.values()}
+    yield from (layout.policy(run) for run in runs(matrix) if run.dataset == dataset and run.augmentation in chosen)
+    yield from (layout.assessment(*key) for key in synthetic_sets(matrix) if key[0] == dataset and key[1] in grown)
+    yield from (layout.steering(*key) for key in planners(matrix) if key[0] == dataset and key[1] in grown)
+
+
+def shown(experiment: Experiment) -> dict[Path, Path]:
+    """Folders of what the report shows in motion, and of the tables' needs the one that is made with it."""
+    layout = Layout(Path())
+    films = {layout.film(run): layout.policy(run) for run in filmed_runs(experiment.matrix())}
+    return films | {layout.animation(*key): layout.assessment(*key) for key in animated_sets(experiment)}
+
+
+def cut(experiment: Experiment, *names: str) -> Experiment:
+    """To some of its data sets, in this order."""
+    return dataclasses.replace(experiment, datasets={name: experiment.datasets[name] for name in names})
+
+
+def sealed_in(archive: Path) -> set[Path]:
+    if not archive.is_file():
+        return set()
+    with tarfile.open(archive) as opened:
+        return {Path(name).parent for name in opened.getnames() if Path(name).name == PROVENANCE}
+
+
+def missing(experiment: Experiment, archive: Path, dataset: str, arms: Sequence[str]) -> list[Path]:
+    """Seals that neither the archive nor the results have; films only of the runs that are trained here."""
+    for key, names, known in (("datasets", [dataset], experiment.datasets), ("arms", arms, experiment.augmentations)):
+        if unknown := [name for name in names if name not in known]:
+            raise InputError(f"{key}: expected some of {', '.join(known)}, found {unknown[0]}")
+    root, there = Layout.of(experiment.experiment).root, sealed_in(archive)
+    lacking = [folder for folder in needed(experiment, dataset, arms) if folder not in there]
+    lacking += [folder for folder, other in shown(cut(experiment, dataset)).items() if other in lacking]
+    return [seal for folder in lacking if not (seal := root / folder / PROVENANCE).is_file()]
+
+
+def merge(archive: Path, results: Path, output: Path) -> None:
+    """Writes what the archive holds to `output`, and over it whatever the results have sealed."""
+    if archive.is_file():
+        with tarfile.open(archive) as opened:
+            opened.extractall(output, filter="data")
+    for source in sorted(results.rglob("*")):
+        place = source.relative_to(results)
+        if kept(place) and source.is_file() and whole(source, results):
+            (output / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, output / place)
+
+
+def kept(place: Path) -> bool:
+    """Whether a file at this place below the results is worth its bytes."""
+    if len(place.parts) == 1 or place.parts[0] in FOLDERS_LEFT_OUT:
+        return False
+    return place.suffix not in LEFT_OUT and not any(part.startswith(".") for part in place.parts)
+
+
+def whole(file: Path, results: Path) -> bool:
+    """Of a sealed folder, or how long a job took."""
+    return (file.parent / PROVENANCE).is_file() or file.relative_to(results).parts[0] == "benchmarks"
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """Equal folders give equal archives: files in the order of their names, of nobody."""
+
+    def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.uid = member.gid = 0
+        member.uname = member.gname = ""
+        return member
+
+    with whole_file(archive) as part, tarfile.open(part, "w:xz") as opened:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                opened.add(path, path.relative_to(folder).as_posix(), filter=anonymous)
+
+
+def complete(experiment: Experiment, merged: Path) -> Experiment:
+    """The experiment, of the data sets alone that are whole; first those that can be shown in motion."""
+    names = [name for name in experiment.datasets if sealed(merged, needed(experiment, name))]
+    if not names:
+        raise InputError(f"{experiment.experiment}: expected a data set with all of its runs, found none")
+    return cut(experiment, *sorted(names, key=lambda name: not sealed(merged, shown(cut(experiment, name)))))
+
+
+def sealed(merged: Path, folders: Iterable[Path]) -> bool:
+    return all((merged / folder / PROVENANCE).is_file() for folder in folders)
+
+
+def publish(experiment: Experiment, published: Path) -> Experiment:
+    """Writes all of `published`; the experiment that its tables are of."""
+    archive = published / "runs.tar.xz"
+    with tempfile.TemporaryDirectory() as temporary:
+        merged = Layout(Path(temporary))
+        merge(archive, Layout.of(experiment.experiment).root, merged.root)
+        pack(merged.root, archive)
+        whole = complete(experiment, merged.root)
+        write_text(published / "config.yaml", as_yaml(whole))
+        write_tables(merged.root, whole.matrix())
+        copy(merged.tables, published, [*(f"{name}.csv" for name in TABLES), METADATA, PROVENANCE])
+        compare([published / "scores.csv"], merged.comparison)
+        draw_all(merged.tables, merged.figures)
+        write_timings(merged.root, whole, merged.timings)
+        for folder in (merged.comparison, merged.figures):
+            copy(folder, published / folder.name, [path.name for path in folder.glob("[a-z]*")])
+        times = pd.read_csv(merged.timings / "timings.csv").drop(columns="disk_mib")  # of what is left of the folders
+        write_table(published / "timings" / "timings.csv", times)
+        if sealed(merged.root, shown(whole)):
+            write_report(merged.root, whole)
+            copy(merged.root, published, [merged.report.name])
+    return whole
+
+
+def copy(source: Path, target: Path, names: Sequence[str]) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shutil.copyfile(source / name, target / name)
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    asking = commands.add_parser("missing", help="print the targets that have not ended anywhere")
+    commands.add_parser("publish", help="write archive, tables, comparison, figures and report")
+    for command in commands.choices.values():
+        command.add_argument("config", type=Path)
+    asking.add_argument("dataset")
+    asking.add_argument("arm", nargs="*")
+    parsed = parser.parse_args(arguments)
+    try:
+        experiment = load_experiment(parsed.config)
+        published = Path("results/published") / experiment.experiment
+        if parsed.command == "missing":
+            print(*missing(experiment, published / "runs.tar.xz", parsed.dataset, parsed.arm))
+        else:
+            print(f"{published}: of {', '.join(publish(experiment, published).datasets)}")
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
