@@ -137,6 +137,23 @@ def test_arms_are_compared_on_the_data_sets_that_they_share(tmp_path: Path) -> N
     assert set(found["differences"]["dataset"]) == {"hopper-medium"}
 
 
+def test_scores_stand_by_learner_arm_and_data_set(tmp_path: Path) -> None:
+    scores = table({"real": nothing, "dawm": five})
+    gone = (scores["augmentation"] == "dawm") & (scores["whole"] == TASKS[1])
+    single = table({"real": nothing}, "bc").query("seed == 2")
+    written(tmp_path, scores[~gone], single)
+    lines = (tmp_path / "comparison" / "scores.md").read_text().splitlines()
+    base = 7 * np.array([0, 3, 1, 4, 2])
+    means, std = (10 * len(TASKS[0]) + base.mean(), 10 * len(TASKS[1]) + base.mean()), base.std(ddof=1)
+    assert lines == [
+        f"| learner | data | arm | {TASKS[0]} | {TASKS[1]} | IQM above `real` |",
+        "|---|---:|---|---:|---:|---:|",
+        f"| TD3+BC | 100% | `real` | {means[0]:.1f} ± {std:.1f} | {means[1]:.1f} ± {std:.1f} | – |",
+        f"| TD3+BC | 100% | `dawm` | {means[0] + 5:.1f} ± {std:.1f} | – | +5.0 (+5.0 to +5.0) |",
+        f"| BC | 100% | `real` | {10 * len(TASKS[0]) + 7:.1f} | {10 * len(TASKS[1]) + 7:.1f} | – |",
+    ]
+
+
 def test_tables_of_several_experiments_are_read_together(tmp_path: Path) -> None:
     both = table({"real": nothing, "dawm": noisy})
     for arm, rows in both.groupby("augmentation"):
@@ -154,7 +171,7 @@ def test_same_scores_make_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         written(tmp_path / name, table({"real": nothing, "dawm": noisy, "joint": five}))
     one, two = (open_sealed(tmp_path / name / "comparison", "comparison") for name in ("one", "two"))
-    assert one.files == two.files and len(one.files) == 5 + 1 + 2 * 4
+    assert one.files == two.files and len(one.files) == 5 + 2 + 2 * 4
 
 
 def test_figures_are_those_that_there_are_data_for(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from dawm.analysis.statistics import (
     probability_of_improvement,
     resampled_runs,
 )
-from dawm.analysis.style import METHOD, REFERENCE
+from dawm.analysis.style import ALGORITHMS, METHOD, REFERENCE
 from dawm.analysis.tables import write_table
 from dawm.data.files import only_writer, read_bytes, write_text
 from dawm.data.sealed import seal, unseal
@@ -67,7 +67,7 @@ class Panel:
 
 
 def compare(scores: Sequence[Path], output: Path) -> None:
-    """Writes `output`: a CSV file for each of TABLES, comparison.md and figures, sealed.
+    """Writes `output`: a CSV file for each of TABLES, comparison.md, scores.md and figures, sealed.
 
     scores: tables `scores.csv` of one or several experiments; runs without a normalised score are left out.
     """
@@ -83,11 +83,12 @@ def compare(scores: Sequence[Path], output: Path) -> None:
         for name, rows in tables.items():
             write_table(output / f"{name}.csv", rows)
         write_text(output / "comparison.md", markdown(tables["aggregates"], tables["pairs"]))
+        write_text(output / "scores.md", scores_markdown(scored, tables["pairs"]))
         figures = draw_comparison(tables, output)
         seal(
             output,
             "comparison",
-            files=[*(f"{name}.csv" for name in tables), "comparison.md", *figures],
+            files=[*(f"{name}.csv" for name in tables), "comparison.md", "scores.md", *figures],
             settings={},
             metadata={
                 "scores": {str(path): hashlib.sha256(read_bytes(path)).hexdigest() for path in scores},
@@ -297,6 +298,28 @@ def markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
         cells += [_difference(lead), _chance(lead)] if lead else ["–", "–"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def scores_markdown(scored: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    """Mean ± standard deviation over seeds by data set, a line for each learner, data fraction and arm."""
+    tasks = list(scored["whole"].unique())
+    lines = [
+        f"| learner | data | arm | {' | '.join(tasks)} | IQM above `{REFERENCE}` |",
+        f"|---|---:|---|{'---:|' * (len(tasks) + 1)}",
+    ]
+    known = {tuple(pair[name] for name in (*PANEL, "other")): pair for pair in pairs.to_dict("records")}
+    for (algorithm, fraction, arm), rows in scored.groupby(PANEL, sort=False):
+        values = {task: group for task, group in rows.groupby("whole")[SCORE]}
+        cells = [_spread(values[task]) if task in values else "–" for task in tasks]
+        above = known.get((algorithm, fraction, arm, REFERENCE))
+        cells.append(_difference(above) if above else "–")
+        learner = ALGORITHMS.get(str(algorithm), algorithm)
+        lines.append(f"| {learner} | {fraction:.0%} | `{arm}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: pd.Series) -> str:
+    return f"{values.mean():.1f} ± {values.std():.1f}" if len(values) > 1 else f"{values.iloc[0]:.1f}"
 
 
 def _difference(pair: Mapping[str, Any]) -> str:
