@@ -6,13 +6,14 @@
 Every run that has ended, wherever it did, lies in results/published/EXPERIMENT/runs.tar.xz, with the records of the
 models but without weights and transitions. `missing` prints what neither that archive nor results/EXPERIMENT holds of a
 data set's arms (left out: all), as targets for Snakemake. `publish` adds what ended here to the archive, and writes
-beside it tables, comparison, figures and report of the data sets that are complete.
+beside it tables, comparison, figures and report of the data sets that are complete; documents quote them anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import shutil
 import sys
 import tarfile
@@ -33,6 +34,7 @@ from dawm.data.sealed import METADATA, PROVENANCE
 from dawm.errors import InputError
 from dawm.layout import Layout, animated_sets, filmed_runs, planners, runs, synthetic_sets
 
+DOCUMENTS = (Path("README.md"), Path("docs/results.md"))
 LEFT_OUT = (".parquet", ".safetensors")
 FOLDERS_LEFT_OUT = ("logs", "tables", "comparison", "figures", "timings", "inspections")
 
@@ -148,7 +150,15 @@ def publish(experiment: Experiment, published: Path) -> Experiment:
         if sealed(merged.root, shown(whole)):
             write_report(merged.root, whole)
             copy(merged.root, published, [merged.report.name])
+    for document in filter(Path.is_file, DOCUMENTS):
+        write_text(document, quoted(document.read_text(encoding="utf-8")))
     return whole
+
+
+def quoted(document: str) -> str:
+    """The document with every table anew that stands between `<!-- results/published/….md -->` and `<!-- end -->`."""
+    place = re.compile(r"(<!-- (results/published/\S+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
+    return place.sub(lambda found: f"{found[1]}{Path(found[2]).read_text(encoding='utf-8')}{found[3]}", document)
 
 
 def copy(source: Path, target: Path, names: Sequence[str]) -> None:

@@ -110,6 +110,16 @@ def test_folders_that_are_no_longer_the_same_are_named(
     assert capsys.readouterr().out.splitlines()[-1] == "differs: datasets/hopper"
 
 
+def test_documents_quote_the_published_tables_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence = load("evidence")
+    monkeypatch.chdir(ROOT)
+    for document in evidence.DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        assert evidence.quoted(text) == text, f"{document}: benchmarks/evidence.py publish writes its tables"
+        spoilt = text.replace("| `dawm` |", "| `dawm` | 1 ")
+        assert spoilt != text and evidence.quoted(spoilt) != spoilt
+
+
 # --- learners -----------------------------------------------------------------------------------------------------
 
 

@@ -154,6 +154,20 @@ def test_scores_stand_by_learner_arm_and_data_set(tmp_path: Path) -> None:
     ]
 
 
+def test_iqms_stand_by_arm_and_reference_learners_below_every_other(tmp_path: Path) -> None:
+    arms: dict[str, Effect] = {"real": nothing, "dawm": five}
+    found = written(tmp_path, table(arms), table({"real": five}, "iql"), table(arms, fraction=0.1), table(arms, "bc"))
+    lines = (tmp_path / "comparison" / "iqm.md").read_text().splitlines()
+    heads, _, real, dawm, cloned, other = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    above = "above `real`"
+    assert heads == ["arm", "TD3+BC", above, "TD3+BC, 10%", above, "IQL", above]
+    assert real[0] == "`real`" and real[2::2] == ["–", "–", "–"]
+    assert dawm[0] == "`dawm`" and dawm[2::2] == ["+5.0 (+5.0 to +5.0)", "+5.0 (+5.0 to +5.0)", "–"]
+    assert other[0] == "BC, `dawm`" and cloned[0] == "BC" and cloned[1] == cloned[5] != "–" and cloned[3] == "–"
+    iqm = found["aggregates"].query("statistic == 'iqm' and algorithm == 'iql'").iloc[0]
+    assert real[5] == f"{iqm['value']:.1f} ({iqm['low']:.1f} to {iqm['high']:.1f})"
+
+
 def test_tables_of_several_experiments_are_read_together(tmp_path: Path) -> None:
     both = table({"real": nothing, "dawm": noisy})
     for arm, rows in both.groupby("augmentation"):
@@ -171,7 +185,7 @@ def test_same_scores_make_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         written(tmp_path / name, table({"real": nothing, "dawm": noisy, "joint": five}))
     one, two = (open_sealed(tmp_path / name / "comparison", "comparison") for name in ("one", "two"))
-    assert one.files == two.files and len(one.files) == 5 + 2 + 2 * 4
+    assert one.files == two.files and len(one.files) == 5 + 3 + 2 * 4
 
 
 def test_figures_are_those_that_there_are_data_for(tmp_path: Path) -> None:

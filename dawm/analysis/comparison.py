@@ -28,7 +28,7 @@ from dawm.analysis.statistics import (
     probability_of_improvement,
     resampled_runs,
 )
-from dawm.analysis.style import ALGORITHMS, METHOD, REFERENCE
+from dawm.analysis.style import ALGORITHMS, METHOD, REFERENCE, learners
 from dawm.analysis.tables import write_table
 from dawm.data.files import only_writer, read_bytes, write_text
 from dawm.data.sealed import seal, unseal
@@ -38,6 +38,7 @@ SCORE = "normalized_score_mean10"
 KEY = ["whole", "data_fraction", "algorithm", "augmentation", "seed"]
 VARIANT = "__"
 """Between an arm's name and what is different in one of its variants."""
+MARKDOWN = ("comparison.md", "iqm.md", "scores.md")
 THRESHOLDS = np.arange(0.0, 121.0, 2.0)
 
 
@@ -67,7 +68,7 @@ class Panel:
 
 
 def compare(scores: Sequence[Path], output: Path) -> None:
-    """Writes `output`: a CSV file for each of TABLES, comparison.md, scores.md and figures, sealed.
+    """Writes `output`: a CSV file for each of TABLES, the same for people in MARKDOWN, and figures, sealed.
 
     scores: tables `scores.csv` of one or several experiments; runs without a normalised score are left out.
     """
@@ -83,12 +84,13 @@ def compare(scores: Sequence[Path], output: Path) -> None:
         for name, rows in tables.items():
             write_table(output / f"{name}.csv", rows)
         write_text(output / "comparison.md", markdown(tables["aggregates"], tables["pairs"]))
+        write_text(output / "iqm.md", iqm_markdown(tables["aggregates"], tables["pairs"]))
         write_text(output / "scores.md", scores_markdown(scored, tables["pairs"]))
         figures = draw_comparison(tables, output)
         seal(
             output,
             "comparison",
-            files=[*(f"{name}.csv" for name in tables), "comparison.md", "scores.md", *figures],
+            files=[*(f"{name}.csv" for name in tables), *MARKDOWN, *figures],
             settings={},
             metadata={
                 "scores": {str(path): hashlib.sha256(read_bytes(path)).hexdigest() for path in scores},
@@ -300,6 +302,30 @@ def markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def iqm_markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    """A line for each arm and two columns for each learner: IQM and its distance from the reference. Reference learners
+    are lines of their own, the same below every other learner."""
+    columns = {name: aggregates[aggregates["algorithm"] == name] for name in learners(aggregates)}
+    places = [(name, fraction) for name, rows in columns.items() for fraction in rows["data_fraction"].unique()]
+    cells: dict[str, dict[tuple[str, float], str]] = {}
+    for row in compared(aggregates, pairs):
+        algorithm, fraction = row["algorithm"], row["data_fraction"]
+        numbers = f"{row['value']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
+        if algorithm in columns:
+            above = _difference(row["above"]) if row["above"] else "–"
+            cells.setdefault(f"`{row['augmentation']}`", {})[algorithm, fraction] = f"{numbers} | {above}"
+        else:
+            same = {place: f"{numbers} | –" for place in places if place[1] == fraction}
+            arm = "" if row["augmentation"] == REFERENCE else f", `{row['augmentation']}`"
+            cells.setdefault(_learner(algorithm) + arm, {}).update(same)
+    heads = [_learner(algorithm) + ("" if fraction == 1 else f", {fraction:.0%}") for algorithm, fraction in places]
+    lines = ["| arm |" + "".join(f" {head} | above `{REFERENCE}` |" for head in heads)]
+    lines.append("|---|" + "---:|---:|" * len(places))
+    for arm, found in cells.items():
+        lines.append(f"| {arm} | " + " | ".join(found.get(place, "– | –") for place in places) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def scores_markdown(scored: pd.DataFrame, pairs: pd.DataFrame) -> str:
     """Mean ± standard deviation over seeds by data set, a line for each learner, data fraction and arm."""
     tasks = list(scored["whole"].unique())
@@ -313,9 +339,12 @@ def scores_markdown(scored: pd.DataFrame, pairs: pd.DataFrame) -> str:
         cells = [_spread(values[task]) if task in values else "–" for task in tasks]
         above = known.get((algorithm, fraction, arm, REFERENCE))
         cells.append(_difference(above) if above else "–")
-        learner = ALGORITHMS.get(str(algorithm), algorithm)
-        lines.append(f"| {learner} | {fraction:.0%} | `{arm}` | {' | '.join(cells)} |")
+        lines.append(f"| {_learner(algorithm)} | {fraction:.0%} | `{arm}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _learner(algorithm: str) -> str:
+    return ALGORITHMS.get(algorithm, algorithm)
 
 
 def _spread(values: pd.Series) -> str:
