@@ -35,6 +35,9 @@ from dawm.errors import InputError
 from dawm.layout import Layout, animated_sets, filmed_runs, planners, runs, synthetic_sets
 
 DOCUMENTS = (Path("README.md"), Path("docs/results.md"))
+ARCHIVE = "runs.tar.xz"
+MOVING = ("films", "animations")
+"""Lie beside the archive: large, and never changed, as the archive is with every run."""
 LEFT_OUT = (".parquet", ".safetensors")
 FOLDERS_LEFT_OUT = ("logs", "tables", "comparison", "figures", "timings", "inspections")
 
@@ -61,29 +64,35 @@ def cut(experiment: Experiment, *names: str) -> Experiment:
     return dataclasses.replace(experiment, datasets={name: experiment.datasets[name] for name in names})
 
 
-def sealed_in(archive: Path) -> set[Path]:
-    if not archive.is_file():
-        return set()
-    with tarfile.open(archive) as opened:
-        return {Path(name).parent for name in opened.getnames() if Path(name).name == PROVENANCE}
+def sealed_in(published: Path) -> set[Path]:
+    there = {seal.parent.relative_to(published) for folder in MOVING for seal in (published / folder).rglob(PROVENANCE)}
+    if (published / ARCHIVE).is_file():
+        with tarfile.open(published / ARCHIVE) as opened:
+            there |= {Path(name).parent for name in opened.getnames() if Path(name).name == PROVENANCE}
+    return there
 
 
-def missing(experiment: Experiment, archive: Path, dataset: str, arms: Sequence[str]) -> list[Path]:
-    """Seals that neither the archive nor the results have; films only of the runs that are trained here."""
+def missing(experiment: Experiment, published: Path, dataset: str, arms: Sequence[str]) -> list[Path]:
+    """Seals that neither what is published nor the results have. Of pictures that move only the first data set's, and
+    only those of runs that are trained here."""
     for key, names, known in (("datasets", [dataset], experiment.datasets), ("arms", arms, experiment.augmentations)):
         if unknown := [name for name in names if name not in known]:
             raise InputError(f"{key}: expected some of {', '.join(known)}, found {unknown[0]}")
-    root, there = Layout.of(experiment.experiment).root, sealed_in(archive)
+    root, there = Layout.of(experiment.experiment).root, sealed_in(published)
     lacking = [folder for folder in needed(experiment, dataset, arms) if folder not in there]
-    lacking += [folder for folder, other in shown(cut(experiment, dataset)).items() if other in lacking]
+    if not any(folder.parts[0] in MOVING for folder in there):
+        lacking += [folder for folder, other in shown(cut(experiment, dataset)).items() if other in lacking]
     return [seal for folder in lacking if not (seal := root / folder / PROVENANCE).is_file()]
 
 
-def merge(archive: Path, results: Path, output: Path) -> None:
-    """Writes what the archive holds to `output`, and over it whatever the results have sealed."""
-    if archive.is_file():
-        with tarfile.open(archive) as opened:
+def merge(published: Path, results: Path, output: Path) -> None:
+    """Writes what is published to `output`, and over it whatever the results have sealed."""
+    if (published / ARCHIVE).is_file():
+        with tarfile.open(published / ARCHIVE) as opened:
             opened.extractall(output, filter="data")
+    for folder in MOVING:
+        if (published / folder).is_dir():
+            shutil.copytree(published / folder, output / folder)
     for source in sorted(results.rglob("*")):
         place = source.relative_to(results)
         if kept(place) and source.is_file() and whole(source, results):
@@ -103,18 +112,22 @@ def whole(file: Path, results: Path) -> bool:
     return (file.parent / PROVENANCE).is_file() or file.relative_to(results).parts[0] == "benchmarks"
 
 
-def pack(folder: Path, archive: Path) -> None:
-    """Equal folders give equal archives: files in the order of their names, of nobody."""
+def pack(merged: Path, published: Path) -> None:
+    """Writes the archive, and beside it what moves. Equal folders give equal archives: files in the order of their
+    names, of nobody."""
 
     def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
         member.uid = member.gid = 0
         member.uname = member.gname = ""
         return member
 
-    with whole_file(archive) as part, tarfile.open(part, "w:xz") as opened:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                opened.add(path, path.relative_to(folder).as_posix(), filter=anonymous)
+    with whole_file(published / ARCHIVE) as part, tarfile.open(part, "w:xz") as opened:
+        for path in sorted(merged.rglob("*")):
+            if path.is_file() and path.relative_to(merged).parts[0] not in MOVING:
+                opened.add(path, path.relative_to(merged).as_posix(), filter=anonymous)
+    for folder in MOVING:
+        if (merged / folder).is_dir():
+            shutil.copytree(merged / folder, published / folder, dirs_exist_ok=True)
 
 
 def complete(experiment: Experiment, merged: Path) -> Experiment:
@@ -131,11 +144,10 @@ def sealed(merged: Path, folders: Iterable[Path]) -> bool:
 
 def publish(experiment: Experiment, published: Path) -> Experiment:
     """Writes all of `published`; the experiment that its tables are of."""
-    archive = published / "runs.tar.xz"
     with tempfile.TemporaryDirectory() as temporary:
         merged = Layout(Path(temporary))
-        merge(archive, Layout.of(experiment.experiment).root, merged.root)
-        pack(merged.root, archive)
+        merge(published, Layout.of(experiment.experiment).root, merged.root)
+        pack(merged.root, published)
         whole = complete(experiment, merged.root)
         write_text(published / "config.yaml", as_yaml(whole))
         write_tables(merged.root, whole.matrix())
@@ -181,7 +193,7 @@ def main(arguments: Sequence[str]) -> int:
         experiment = load_experiment(parsed.config)
         published = Path("results/published") / experiment.experiment
         if parsed.command == "missing":
-            print(*missing(experiment, published / "runs.tar.xz", parsed.dataset, parsed.arm))
+            print(*missing(experiment, published, parsed.dataset, parsed.arm))
         else:
             print(f"{published}: of {', '.join(publish(experiment, published).datasets)}")
     except InputError as error:

@@ -137,7 +137,9 @@ def test_runs_of_two_machines_make_the_tables_of_one(finished: Path, tmp_path: P
     assert (published / "report.html").stat().st_size > 50_000
     with tarfile.open(published / "runs.tar.xz") as archive:
         names = archive.getnames()
-    assert not [name for name in names if name.endswith((".parquet", ".safetensors"))]
+    assert not [name for name in names if name.endswith((".parquet", ".safetensors", ".gif"))]
+    assert (published / "animations/hopper/dawm/seed-0/provenance.json").is_file()
+    assert len([*(published / "films").rglob("provenance.json")]) == 2
     assert sum(name.startswith("policies/") and name.endswith("/evaluations.csv") for name in names) == 8
     run = evidence("missing", "tiny.yaml", "hopper", "fast")
     assert run.returncode == 2 and run.stderr == "arms: expected some of real, dawm, found fast\n"
