@@ -31,7 +31,7 @@ class Planner:
         seed: int,
     ) -> None:
         """return_to_go: what is asked for, raw reward, discounted as the model's. settings: how windows are sampled."""
-        if not plans(world_model):
+        if not world_model.settings.plans:
             raise InputError("action_dropout: expected more than 0 in a world model that is to plan, found 0")
         self.world_model, self.inverse_dynamics, self.settings = world_model, inverse_dynamics, settings
         self.return_to_go, self.seed = return_to_go, seed
@@ -54,8 +54,3 @@ class Planner:
         self.decisions += count
         self.cpu_seconds += time.process_time() - begun
         return actions
-
-
-def plans(world_model: WorldModel) -> bool:
-    """Whether it has learned to imagine without a given action."""
-    return world_model.settings.action_dropout > 0

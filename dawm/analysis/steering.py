@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from dawm.analysis.fidelity import Measured, held_out_rows_of_sources, measured
+from dawm.analysis.tables import CLOSED, OPEN
 from dawm.blocks import BLOCK
 from dawm.config import RequestSettings, SteeringSettings, SynthesisSettings, as_mapping
 from dawm.data.files import only_writer, write_text
@@ -25,12 +26,11 @@ from dawm.environments.evaluation import Evaluator
 from dawm.environments.oracle import Oracle
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
-from dawm.planner import Planner, plans
+from dawm.planner import Planner
 from dawm.randomness import derived_seed
 from dawm.synthesis import Parts, Plan, synthesize_blocks
 
 COLUMNS = ["loop", "request", "return_to_go", "quantity", "value", "low", "high", "count"]
-OPEN, CLOSED = "open", "closed"
 
 
 def steer(
@@ -53,7 +53,7 @@ def steer(
     for request in settings.requests:
         asked = request * float(model.return_scale)
         found = [(OPEN, *numbers) for numbers in open_loop(parts, ground, settings, synthesis, request, seed)]
-        if plans(model):
+        if model.settings.plans:
             found += [(CLOSED, *numbers) for numbers in closed_loop(parts, ground, settings, synthesis, asked, seed)]
         rows += [(loop, request, asked, *numbers) for loop, *numbers in found]
     with only_writer(output):
@@ -67,7 +67,7 @@ def steer(
             settings={**as_mapping(settings), "synthesis": as_mapping(synthesis)},
             seed=settings.seed,
             inputs=parts.inputs,
-            metadata={"plans": plans(model)},
+            metadata={"plans": model.settings.plans},
         )
 
 

@@ -13,9 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dawm.analysis.steering import CLOSED, OPEN
 from dawm.analysis.style import COLORS, GREY, STYLE, save
-from dawm.analysis.tables import check_scales, read_csv, write_table
+from dawm.analysis.tables import CLOSED, OPEN, check_scales, read_csv, write_table
 from dawm.config import Experiment, as_mapping
 from dawm.data.files import only_writer, write_text
 from dawm.data.sealed import open_sealed, seal, unseal

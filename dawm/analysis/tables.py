@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from dawm.analysis.statistics import bootstrap_interval, interquartile_mean
-from dawm.analysis.steering import CLOSED
 from dawm.config import PART, Matrix, as_mapping
 from dawm.data.files import only_writer, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
@@ -21,6 +20,8 @@ from dawm.layout import Layout, Run, planners, runs, synthetic_sets
 LAST_EVALUATIONS = 10
 GROUP = ["experiment", "dataset", "algorithm", "augmentation"]
 MEANS = ["q", "real_share"]
+OPEN, CLOSED = "open", "closed"
+"""The loops in a table steering.csv."""
 PLANNED = ["return", "normalized_score", "cpu_seconds_per_decision"]
 TABLES = ["datasets", "fidelity", "inverse_dynamics", "learning_curves", "planner", "scores", "summary"]
 

@@ -96,6 +96,11 @@ class WorldModelSettings:
             kind = "joint" if self.actions == "joint" else "unconditional"
             raise InputError(f"action_dropout: expected 0 with a model that is {kind}, found {self.action_dropout}")
 
+    @property
+    def plans(self) -> bool:
+        """Whether the model learns to imagine without a given action."""
+        return self.action_dropout > 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class InverseDynamicsSettings:

@@ -59,7 +59,7 @@ class GeneratorSettings:
     @property
     def plans(self) -> bool:
         """Whether its models can act on their own."""
-        return self.world_model is not None and self.world_model.action_dropout > 0
+        return self.world_model is not None and self.world_model.plans
 
     def taught_by(self, part: str) -> list[str]:
         """The other models that the training of one takes, by name."""
