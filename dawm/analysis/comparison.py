@@ -277,12 +277,17 @@ def _place(panel: Panel) -> dict[str, object]:
 def compared(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> list[dict[str, Any]]:
     """A row for each arm's IQM, with the pairs `above` (it against the reference arm) and `lead` (the method against
     it), None where there are none."""
-    known = {tuple(pair[name] for name in (*PANEL, "other")): pair for pair in pairs.to_dict("records")}
+    known = _by_arms(pairs)
     rows = []
     for row in aggregates[aggregates["statistic"] == "iqm"].to_dict("records"):
         place, arm = (row["algorithm"], row["data_fraction"]), row["augmentation"]
         rows.append({**row, "above": known.get((*place, arm, REFERENCE)), "lead": known.get((*place, METHOD, arm))})
     return rows
+
+
+def _by_arms(pairs: pd.DataFrame) -> dict[tuple, dict[str, Any]]:
+    """Of each row its learner, data fraction, arm and other arm, and the row."""
+    return {tuple(pair[name] for name in (*PANEL, "other")): pair for pair in pairs.to_dict("records")}
 
 
 def markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
@@ -333,7 +338,7 @@ def scores_markdown(scored: pd.DataFrame, pairs: pd.DataFrame) -> str:
         f"| learner | data | arm | {' | '.join(tasks)} | IQM above `{REFERENCE}` |",
         f"|---|---:|---|{'---:|' * (len(tasks) + 1)}",
     ]
-    known = {tuple(pair[name] for name in (*PANEL, "other")): pair for pair in pairs.to_dict("records")}
+    known = _by_arms(pairs)
     for (algorithm, fraction, arm), rows in scored.groupby(PANEL, sort=False):
         values = {task: group for task, group in rows.groupby("whole")[SCORE]}
         cells = [_spread(values[task]) if task in values else "–" for task in tasks]
