@@ -6,14 +6,22 @@
 PYTHON is the interpreter of d3rlpy's environment (see benchmarks/d3rlpy_training.py). Finished runs of either side are
 kept; with what is there so far the table is written all the same. d3rlpy's actors act in our simulators, from the
 starts that our policies of the same seed and step had. Writes results/published/agreement/{scores.csv, agreement.md}.
+
+Of another experiment, whose own runs may be published scores by now, and of a part of it:
+
+    snakemake … --configfile config/evidence.yaml -- results/evidence/datasets/NAME/provenance.json
+    python benchmarks/agreement.py --d3rlpy PYTHON --config config/evidence.yaml --datasets NAME --algorithms td3_bc \
+        --scores results/published/evidence/scores.csv --output results/published/agreement/evidence
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,7 +35,7 @@ from dawm.analysis.statistics import bootstrap_interval
 from dawm.analysis.tables import write_table
 from dawm.config import Experiment, load_experiment
 from dawm.data.normalizers import ActionScaler, Standardizer
-from dawm.data.sealed import open_sealed
+from dawm.data.sealed import PROVENANCE, open_sealed
 from dawm.environments.evaluation import Evaluator
 from dawm.environments.tasks import Task, task_of_metadata
 from dawm.layout import Layout, Run
@@ -42,6 +50,15 @@ def folder_of(layout: Layout, run: Run) -> Path:
     return layout.root / "d3rlpy" / run.slug
 
 
+def part(experiment: Experiment, datasets: Sequence[str], algorithms: Sequence[str]) -> Experiment:
+    """Some of its data sets and learners; all where none is named."""
+    return dataclasses.replace(
+        experiment,
+        datasets={name: experiment.datasets[name] for name in datasets or experiment.datasets},
+        algorithms={name: experiment.algorithms[name] for name in algorithms or experiment.algorithms},
+    )
+
+
 def runs_of(experiment: Experiment) -> list[Run]:
     """Seeds outermost, so that what is there at any time is balanced."""
     return [
@@ -52,8 +69,8 @@ def runs_of(experiment: Experiment) -> list[Run]:
     ]
 
 
-def train_theirs(experiment: Experiment, layout: Layout, python: str, jobs: int) -> None:
-    """All runs of d3rlpy that are not there yet; raises CalledProcessError for one that fails."""
+def train_theirs(experiment: Experiment, layout: Layout, python: str, jobs: int, known: pd.DataFrame) -> None:
+    """All runs of d3rlpy that are neither here nor `known`; raises CalledProcessError for one that fails."""
     exported = {name: layout.root / "d3rlpy" / f"{name}.hdf5" for name in experiment.datasets}
     for name, path in exported.items():
         if not path.is_file():
@@ -62,13 +79,15 @@ def train_theirs(experiment: Experiment, layout: Layout, python: str, jobs: int)
 
     def train(run: Run) -> None:
         folder, settings = folder_of(layout, run), experiment.algorithm(run.algorithm)
-        if (folder / "seconds.json").is_file():
+        if (folder / "seconds.json").is_file() or matching(known, run, code="d3rlpy"):
             return
         folder.mkdir(parents=True, exist_ok=True)
         options = {
             "--algorithm": run.algorithm,
             "--seed": run.seed,
             "--steps": settings.gradient_steps,
+            "--hidden": settings.hidden,
+            "--batch-size": settings.batch_size,
             "--snapshot-every": settings.evaluate_every,
             "--output": folder,
         }
@@ -106,23 +125,39 @@ def their_scores(folder: Path, task: Task, episodes: int, seed: int) -> list[flo
     return found
 
 
-def scores(experiment: Experiment, layout: Layout, known: pd.DataFrame) -> pd.DataFrame:
+def our_scores(layout: Layout, run: Run, published: pd.DataFrame) -> dict[str, float] | None:
+    """Of a run here, else of one that is published (columns as in an experiment's scores.csv), else None."""
+    folder = layout.policy(run)
+    if (folder / PROVENANCE).is_file():
+        table = pd.read_csv(open_sealed(folder, "policy").folder / "evaluations.csv")["normalized_score"]
+        return {"last": table.iloc[-1], "mean10": table.iloc[-LAST:].mean()}
+    for row in matching(published, run, augmentation=run.augmentation):
+        return {"last": row["normalized_score_last"], "mean10": row["normalized_score_mean10"]}
+    return None
+
+
+def matching(table: pd.DataFrame, run: Run, **more: str) -> list[dict]:
+    """A table's rows of one run."""
+    wanted = {"dataset": run.dataset, "algorithm": run.algorithm, "seed": run.seed, **more}
+    chosen = table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)] if len(table) else table
+    return chosen.to_dict("records")
+
+
+def scores(
+    experiment: Experiment, layout: Layout, known: pd.DataFrame, published: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """One row for each finished run of either side; rows of d3rlpy's runs that are `known` are not made again."""
     rows = []
     for run in runs_of(experiment):
         names = {"dataset": run.dataset, "algorithm": run.algorithm, "seed": run.seed}
-        settings = experiment.algorithm(run.algorithm)
-        ours, theirs = layout.policy(run), folder_of(layout, run)
-        if (ours / "provenance.json").is_file():
-            table = pd.read_csv(open_sealed(ours, "policy").folder / "evaluations.csv")["normalized_score"]
-            rows.append({**names, "code": "dawm", "last": table.iloc[-1], "mean10": table.iloc[-LAST:].mean()})
-        if (theirs / "seconds.json").is_file():
-            old = known[(known[list(names)] == pd.Series(names)).all(axis=1) & (known["code"] == "d3rlpy")]
-            if len(old):
-                rows.append(old.iloc[0].to_dict())
-                continue
+        if ours := our_scores(layout, run, pd.DataFrame() if published is None else published):
+            rows.append({**names, "code": "dawm", **ours})
+        if old := matching(known, run, code="d3rlpy"):
+            rows.append(old[0])
+        elif (folder_of(layout, run) / "seconds.json").is_file():
             task = task_of_metadata(open_sealed(layout.dataset(run.dataset), "dataset").metadata)
-            found = their_scores(theirs, task, settings.evaluation_episodes, run.seed)
+            episodes = experiment.algorithm(run.algorithm).evaluation_episodes
+            found = their_scores(folder_of(layout, run), task, episodes, run.seed)
             rows.append({**names, "code": "d3rlpy", "last": found[-1], "mean10": float(np.mean(found))})
     return pd.DataFrame(rows, columns=["dataset", "algorithm", "seed", "code", "last", "mean10"])
 
@@ -157,18 +192,21 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=ROOT / "config" / "agreement.yaml")
     parser.add_argument("--results", type=Path, help="the experiment's folder, results/agreement if not given")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "published" / "agreement")
+    parser.add_argument("--datasets", nargs="*", default=[], help="some of the config's, all if not given")
+    parser.add_argument("--algorithms", nargs="*", default=[], help="some of the config's, all if not given")
+    parser.add_argument("--scores", type=Path, help="an experiment's scores.csv, for runs of ours that are not here")
     parser.add_argument("--d3rlpy", metavar="PYTHON", help="train d3rlpy's runs that are not there, with this python")
     parser.add_argument("--jobs", type=int, default=1)
     parsed = parser.parse_args()
     torch.set_num_threads(1)
-    experiment = load_experiment(parsed.config)
+    experiment = part(load_experiment(parsed.config), parsed.datasets, parsed.algorithms)
     layout = Layout(parsed.results or ROOT / "results" / experiment.experiment)
-    if parsed.d3rlpy:
-        train_theirs(experiment, layout, parsed.d3rlpy, parsed.jobs)
     parsed.output.mkdir(parents=True, exist_ok=True)
     path = parsed.output / "scores.csv"
-    known = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["dataset", "algorithm", "seed", "code"])
-    table = scores(experiment, layout, known)
+    known = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    if parsed.d3rlpy:
+        train_theirs(experiment, layout, parsed.d3rlpy, parsed.jobs, known)
+    table = scores(experiment, layout, known, parsed.scores and pd.read_csv(parsed.scores))
     write_table(path, table)
     (parsed.output / "agreement.md").write_text(markdown(table))
     sys.stdout.write(markdown(table))

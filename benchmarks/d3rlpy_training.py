@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from d3rlpy.algos import IQLConfig, TD3PlusBCConfig
 from d3rlpy.logging import NoopAdapterFactory
+from d3rlpy.models.encoders import VectorEncoderFactory
 from d3rlpy.optimizers import AdamFactory
 from d3rlpy.optimizers.lr_schedulers import CosineAnnealingLRFactory
 from d3rlpy.preprocessing import ReturnBasedRewardScaler, StandardObservationScaler
@@ -35,13 +36,16 @@ def read(path: Path) -> d3rlpy.dataset.MDPDataset:
     return d3rlpy.dataset.MDPDataset(**columns)
 
 
-def algorithm(name: str, steps: int) -> d3rlpy.algos.QLearningAlgoBase:
-    """As in the papers, and in this package's defaults."""
+def algorithm(name: str, steps: int, hidden: int, batch_size: int) -> d3rlpy.algos.QLearningAlgoBase:
+    """As in the papers, and in this package's defaults; width and batches are to choose."""
+    encoder = VectorEncoderFactory([hidden, hidden])
+    common = {"batch_size": batch_size, "actor_encoder_factory": encoder, "critic_encoder_factory": encoder}
     if name == "td3_bc":
-        config = TD3PlusBCConfig(observation_scaler=StandardObservationScaler(eps=1e-3))
+        config = TD3PlusBCConfig(observation_scaler=StandardObservationScaler(eps=1e-3), **common)
     else:
         falling = AdamFactory(lr_scheduler_factory=CosineAnnealingLRFactory(T_max=steps))
-        config = IQLConfig(reward_scaler=ReturnBasedRewardScaler(multiplier=1000.0), actor_optim_factory=falling)
+        scaler = ReturnBasedRewardScaler(multiplier=1000.0)
+        config = IQLConfig(reward_scaler=scaler, actor_optim_factory=falling, value_encoder_factory=encoder, **common)
     return config.create(device="cpu:0")
 
 
@@ -63,6 +67,8 @@ def main() -> None:
     parser.add_argument("--algorithm", choices=["td3_bc", "iql"], required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--snapshot-every", type=int, default=5000)
     parser.add_argument("--output", type=Path, required=True)
     parsed = parser.parse_args()
@@ -70,7 +76,8 @@ def main() -> None:
     d3rlpy.seed(parsed.seed)
     parsed.output.mkdir(parents=True, exist_ok=True)
     began = time.process_time()
-    dataset, algo = read(parsed.data), algorithm(parsed.algorithm, parsed.steps)
+    dataset = read(parsed.data)
+    algo = algorithm(parsed.algorithm, parsed.steps, parsed.hidden, parsed.batch_size)
     algo.build_with_dataset(dataset)
     loaded = time.process_time()
     times: list[float] = []

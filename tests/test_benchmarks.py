@@ -191,6 +191,13 @@ def test_d3rlpys_actor_acts_in_our_layers_as_in_its_own(agreement: ModuleType, t
     np.testing.assert_allclose(found, np.tanh(x @ w[4].T + w[5]), rtol=1e-4, atol=1e-5)
 
 
+def published(table: pd.DataFrame) -> pd.DataFrame:
+    """Our side of it as an experiment's scores.csv, and an arm that is not to be compared."""
+    names = {"last": "normalized_score_last", "mean10": "normalized_score_mean10"}
+    ours = table[table["code"] == "dawm"].rename(columns=names)
+    return pd.concat([ours.assign(augmentation="dawm", normalized_score_last=-1.0), ours.assign(augmentation="real")])
+
+
 def test_both_sides_stand_in_one_table_and_finished_rows_are_kept(
     agreement: ModuleType, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +216,7 @@ def test_both_sides_stand_in_one_table_and_finished_rows_are_kept(
     first = next(iter(agreement.runs_of(experiment)))
     for step in (2, 4):
         their_snapshot(agreement.folder_of(layout, first) / f"{step:07d}.npz", step)
-    nothing = pd.DataFrame(columns=["dataset", "algorithm", "seed", "code"])
+    nothing = pd.DataFrame()
     assert set(agreement.scores(experiment, layout, nothing)["code"]) == {"dawm"}  # d3rlpy's run is not finished
     (agreement.folder_of(layout, first) / "seconds.json").write_text("{}")
     table = agreement.scores(experiment, layout, nothing)
@@ -219,5 +226,7 @@ def test_both_sides_stand_in_one_table_and_finished_rows_are_kept(
     monkeypatch.setattr(agreement, "their_scores", None)  # not called for a row that is known
     again = agreement.scores(experiment, layout, table)
     pd.testing.assert_frame_equal(again, table)
+    elsewhere = agreement.scores(experiment, Layout(tmp_path / "another machine"), table, published(table))
+    pd.testing.assert_frame_equal(elsewhere, table)
     line = agreement.markdown(table).splitlines()[-1]
     assert line.startswith("| hopper | td3_bc | 2 and 1 | ") and f"{table['mean10'][1]:.1f} | " in line
