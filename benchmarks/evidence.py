@@ -26,7 +26,7 @@ import pandas as pd
 from dawm.analysis.comparison import compare
 from dawm.analysis.figures import draw_all
 from dawm.analysis.report import write_report
-from dawm.analysis.tables import TABLES, write_table, write_tables
+from dawm.analysis.tables import write_table, write_tables
 from dawm.analysis.timings import write_timings
 from dawm.config import Experiment, as_yaml, load_experiment
 from dawm.data.files import whole_file, write_text
@@ -151,7 +151,7 @@ def publish(experiment: Experiment, published: Path) -> Experiment:
         whole = complete(experiment, merged.root)
         write_text(published / "config.yaml", as_yaml(whole))
         write_tables(merged.root, whole.matrix())
-        copy(merged.tables, published, [*(f"{name}.csv" for name in TABLES), METADATA, PROVENANCE])
+        copy(merged.tables, published, [*(path.name for path in merged.table_files), METADATA, PROVENANCE])
         compare([published / "scores.csv"], merged.comparison)
         draw_all(merged.tables, merged.figures)
         write_timings(merged.root, whole, merged.timings)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from dawm.config import Experiment, Matrix
 
+TABLES = ("datasets", "fidelity", "inverse_dynamics", "learning_curves", "planner", "scores", "summary")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -88,6 +90,10 @@ class Layout:
     @property
     def tables(self) -> Path:
         return self.root / "tables"
+
+    @property
+    def table_files(self) -> list[Path]:
+        return [self.tables / f"{name}.csv" for name in TABLES]
 
     @property
     def timings(self) -> Path:

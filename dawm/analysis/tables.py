@@ -23,7 +23,6 @@ MEANS = ["q", "real_share"]
 OPEN, CLOSED = "open", "closed"
 """The loops in a table steering.csv."""
 PLANNED = ["return", "normalized_score", "cpu_seconds_per_decision"]
-TABLES = ["datasets", "fidelity", "inverse_dynamics", "learning_curves", "planner", "scores", "summary"]
 
 
 def write_tables(results: Path, matrix: Matrix) -> None:

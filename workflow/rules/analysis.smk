@@ -128,7 +128,7 @@ rule tables:
         module("analysis/tables.py"),
         module("analysis/statistics.py"),
     output:
-        table_files(),
+        [str(path) for path in layout.table_files],
         seal_of(layout.tables),
     log:
         inside(logs, "tables.log"),

@@ -241,8 +241,3 @@ def part(name):
 def module(name):
     """A Python module as an input: its rule runs again when the code changes."""
     return str(Path(workflow.basedir) / "dawm" / name)
-
-
-def table_files():
-    names = ["datasets", "fidelity", "inverse_dynamics", "learning_curves", "planner", "scores", "summary"]
-    return [str(layout.tables / f"{name}.csv") for name in names]
