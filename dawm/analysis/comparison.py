@@ -13,12 +13,12 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dawm.analysis.comparison_figures import draw_comparison
+from dawm.analysis.comparison_markdown import PANEL, SCORE, iqm_markdown, markdown, scores_markdown
 from dawm.analysis.statistics import (
     RESAMPLES,
     expected_best,
@@ -28,13 +28,12 @@ from dawm.analysis.statistics import (
     probability_of_improvement,
     resampled_runs,
 )
-from dawm.analysis.style import ALGORITHMS, METHOD, REFERENCE, learners
+from dawm.analysis.style import REFERENCE
 from dawm.analysis.tables import write_table
 from dawm.data.files import only_writer, read_bytes, write_text
 from dawm.data.sealed import seal, unseal
 from dawm.errors import InputError
 
-SCORE = "normalized_score_mean10"
 KEY = ["whole", "data_fraction", "algorithm", "augmentation", "seed"]
 VARIANT = "__"
 """Between an arm's name and what is different in one of its variants."""
@@ -252,7 +251,6 @@ def budget_rows(panel: Panel) -> Iterator[dict[str, object]]:
             }
 
 
-PANEL = ["algorithm", "data_fraction", "augmentation"]
 TABLES: dict[str, tuple[Callable[[Panel], Iterator[dict[str, object]]], list[str]]] = {
     "aggregates": (aggregate_rows, [*PANEL, "statistic", "value", "low", "high", "datasets", "seeds"]),
     "pairs": (
@@ -272,95 +270,3 @@ TABLES: dict[str, tuple[Callable[[Panel], Iterator[dict[str, object]]], list[str
 
 def _place(panel: Panel) -> dict[str, object]:
     return {"algorithm": panel.algorithm, "data_fraction": panel.data_fraction}
-
-
-def compared(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> list[dict[str, Any]]:
-    """A row for each arm's IQM, with the pairs `above` (it against the reference arm) and `lead` (the method against
-    it), None where there are none."""
-    known = _by_arms(pairs)
-    rows = []
-    for row in aggregates[aggregates["statistic"] == "iqm"].to_dict("records"):
-        place, arm = (row["algorithm"], row["data_fraction"]), row["augmentation"]
-        rows.append({**row, "above": known.get((*place, arm, REFERENCE)), "lead": known.get((*place, METHOD, arm))})
-    return rows
-
-
-def _by_arms(pairs: pd.DataFrame) -> dict[tuple, dict[str, Any]]:
-    """Of each row its learner, data fraction, arm and other arm, and the row."""
-    return {tuple(pair[name] for name in (*PANEL, "other")): pair for pair in pairs.to_dict("records")}
-
-
-def markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
-    """IQM by arm, its distance from the reference, and the method's lead over it."""
-    lines = [
-        "| learner | data | arm | data sets × seeds | IQM (95 % interval) | above `real` | better on | "
-        f"`{METHOD}` above it | P(`{METHOD}` is better) |",
-        "|---|---:|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in compared(aggregates, pairs):
-        above, lead = row["above"], row["lead"]
-        cells = [row["algorithm"], f"{row['data_fraction']:.0%}", f"`{row['augmentation']}`"]
-        cells += [f"{row['datasets']} × {row['seeds']}", f"{row['value']:.1f} ({row['low']:.1f} to {row['high']:.1f})"]
-        cells += [_difference(above), f"{above['better']} of {above['datasets']}"] if above else ["–", "–"]
-        cells += [_difference(lead), _chance(lead)] if lead else ["–", "–"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def iqm_markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
-    """A line for each arm and two columns for each learner: IQM and its distance from the reference. Reference learners
-    are lines of their own, the same below every other learner."""
-    columns = {name: aggregates[aggregates["algorithm"] == name] for name in learners(aggregates)}
-    places = [(name, fraction) for name, rows in columns.items() for fraction in rows["data_fraction"].unique()]
-    cells: dict[str, dict[tuple[str, float], str]] = {}
-    for row in compared(aggregates, pairs):
-        algorithm, fraction = row["algorithm"], row["data_fraction"]
-        numbers = f"{row['value']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
-        if algorithm in columns:
-            above = _difference(row["above"]) if row["above"] else "–"
-            cells.setdefault(f"`{row['augmentation']}`", {})[algorithm, fraction] = f"{numbers} | {above}"
-        else:
-            same = {place: f"{numbers} | –" for place in places if place[1] == fraction}
-            arm = "" if row["augmentation"] == REFERENCE else f", `{row['augmentation']}`"
-            cells.setdefault(_learner(algorithm) + arm, {}).update(same)
-    heads = [_learner(algorithm) + ("" if fraction == 1 else f", {fraction:.0%}") for algorithm, fraction in places]
-    lines = ["| arm |" + "".join(f" {head} | above `{REFERENCE}` |" for head in heads)]
-    lines.append("|---|" + "---:|---:|" * len(places))
-    for arm, found in cells.items():
-        lines.append(f"| {arm} | " + " | ".join(found.get(place, "– | –") for place in places) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def scores_markdown(scored: pd.DataFrame, pairs: pd.DataFrame) -> str:
-    """Mean ± standard deviation over seeds by data set, a line for each learner, data fraction and arm."""
-    tasks = list(scored["whole"].unique())
-    lines = [
-        f"| learner | data | arm | {' | '.join(tasks)} | IQM above `{REFERENCE}` |",
-        f"|---|---:|---|{'---:|' * (len(tasks) + 1)}",
-    ]
-    known = _by_arms(pairs)
-    for (algorithm, fraction, arm), rows in scored.groupby(PANEL, sort=False):
-        values = {task: group for task, group in rows.groupby("whole")[SCORE]}
-        cells = [_spread(values[task]) if task in values else "–" for task in tasks]
-        above = known.get((algorithm, fraction, arm, REFERENCE))
-        cells.append(_difference(above) if above else "–")
-        lines.append(f"| {_learner(algorithm)} | {fraction:.0%} | `{arm}` | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _learner(algorithm: str) -> str:
-    return ALGORITHMS.get(algorithm, algorithm)
-
-
-def _spread(values: pd.Series) -> str:
-    return f"{values.mean():.1f} ± {values.std():.1f}" if len(values) > 1 else f"{values.iloc[0]:.1f}"
-
-
-def _difference(pair: Mapping[str, Any]) -> str:
-    return f"{pair['iqm_difference']:+.1f} ({pair['low']:+.1f} to {pair['high']:+.1f})"
-
-
-def _chance(pair: Mapping[str, Any]) -> str:
-    names = ("probability_of_improvement", "probability_low", "probability_high")
-    value, low, high = (pair[name] for name in names)
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from dawm import __version__
 from dawm.analysis.animation import GIF
-from dawm.analysis.comparison import compared
+from dawm.analysis.comparison_markdown import compared
 from dawm.analysis.fidelity import REAL, STILL
 from dawm.analysis.film import FILM
 from dawm.analysis.statistics import RESAMPLES

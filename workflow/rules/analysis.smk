@@ -178,6 +178,7 @@ rule compare:
         seal_of(layout.tables),
         module("analysis/comparison.py"),
         module("analysis/comparison_figures.py"),
+        module("analysis/comparison_markdown.py"),
         module("analysis/style.py"),
         module("analysis/statistics.py"),
         scores=str(layout.tables / "scores.csv"),
