@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
 from dawm.analysis.comparison import compare
+from dawm.analysis.comparison_figures import intervals
 from dawm.cli import main
 from dawm.data.sealed import open_sealed
 
@@ -164,6 +166,10 @@ def test_iqms_stand_by_arm_and_reference_learners_below_every_other(tmp_path: Pa
     assert real[0] == "`real`" and real[2::2] == ["–", "–", "–"]
     assert dawm[0] == "`dawm`" and dawm[2::2] == ["+5.0 (+5.0 to +5.0)", "+5.0 (+5.0 to +5.0)", "–"]
     assert other[0] == "BC, `dawm`" and cloned[0] == "BC" and cloned[1] == cloned[5] != "–" and cloned[3] == "–"
+    figure = intervals(found["aggregates"])
+    labels = [[label.get_text() for label in axes.get_yticklabels()] for axes in figure.axes]
+    plt.close(figure)
+    assert labels == [["real", "dawm", "BC", "BC, dawm"], ["real", "BC", "BC, dawm"]]
     iqm = found["aggregates"].query("statistic == 'iqm' and algorithm == 'iql'").iloc[0]
     assert real[5] == f"{iqm['value']:.1f} ({iqm['low']:.1f} to {iqm['high']:.1f})"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from dawm.analysis.style import (
     banded,
     learners,
     outer_legend,
+    reference_name,
     save,
 )
 
@@ -78,7 +80,8 @@ def intervals(aggregates: pd.DataFrame) -> Figure:
             bar(axes, place, row.value, row.low, row.high, GREY if place >= len(rows) else color)
             if row.augmentation == REFERENCE and place < len(rows):
                 axes.axvline(row.value, color="black", linewidth=0.7)
-        names = [*rows["augmentation"], *cloned["algorithm"].map(ALGORITHMS)]
+        references = zip(cloned["algorithm"], cloned["augmentation"], strict=True)
+        names = [*rows["augmentation"], *itertools.starmap(reference_name, references)]
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlabel("IQM of the normalised score")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from dawm.analysis.style import ALGORITHMS, METHOD, REFERENCE, learners
+from dawm.analysis.style import ALGORITHMS, METHOD, REFERENCE, learners, reference_name
 
 SCORE = "normalized_score_mean10"
 """The score that arms are compared by."""
@@ -61,8 +61,7 @@ def iqm_markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
             cells.setdefault(f"`{row['augmentation']}`", {})[algorithm, fraction] = f"{numbers} | {above}"
         else:
             same = {place: f"{numbers} | –" for place in places if place[1] == fraction}
-            arm = "" if row["augmentation"] == REFERENCE else f", `{row['augmentation']}`"
-            cells.setdefault(_learner(algorithm) + arm, {}).update(same)
+            cells.setdefault(reference_name(algorithm, row["augmentation"], quote="`"), {}).update(same)
     heads = [_learner(algorithm) + ("" if fraction == 1 else f", {fraction:.0%}") for algorithm, fraction in places]
     lines = ["| arm |" + "".join(f" {head} | above `{REFERENCE}` |" for head in heads)]
     lines.append("|---|" + "---:|---:|" * len(places))

@@ -49,6 +49,12 @@ def learners(table: pd.DataFrame) -> list[str]:
     return [name for name in names if name not in REFERENCES] or names
 
 
+def reference_name(algorithm: str, arm: str, quote: str = "") -> str:
+    """Of a reference's line beside arms: its name, and the arm where it did not learn from the real data alone."""
+    name = ALGORITHMS.get(algorithm, algorithm)
+    return name if arm == REFERENCE else f"{name}, {quote}{arm}{quote}"
+
+
 Styles = Mapping[str, tuple[str, str]]
 """Colour and line by arm."""
 
