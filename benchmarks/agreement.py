@@ -51,11 +51,14 @@ def folder_of(layout: Layout, run: Run) -> Path:
 
 
 def part(experiment: Experiment, datasets: Sequence[str], algorithms: Sequence[str]) -> Experiment:
-    """Some of its data sets and learners; all where none is named."""
+    """Some of its data sets and learners, all where none is named; of its arms `real` alone."""
+    left_out = {name: None for name in experiment.algorithm_names if algorithms and name not in algorithms}
     return dataclasses.replace(
         experiment,
         datasets={name: experiment.datasets[name] for name in datasets or experiment.datasets},
-        algorithms={name: experiment.algorithms[name] for name in algorithms or experiment.algorithms},
+        algorithms=dataclasses.replace(experiment.algorithms, **left_out),
+        augmentations={"real": experiment.augmentations["real"]},
+        planners=(),
     )
 
 
