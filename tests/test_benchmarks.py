@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from dawm.compute import Compute
-from dawm.config import ComputeSettings, Experiment, TD3BCSettings, read
+from dawm.config import ComputeSettings, Experiment, TD3BCSettings, load_experiment, read
 from dawm.environments.tasks import TASKS
 from dawm.layout import Layout
 from dawm.offline_rl.training import train_policy
@@ -189,6 +189,13 @@ def test_d3rlpys_actor_acts_in_our_layers_as_in_its_own(agreement: ModuleType, t
         x = np.maximum(x @ weight.T + bias, 0)
     found = agreement.their_policy(tmp_path / "0000010.npz", TASKS["hopper"]).act(observation)
     np.testing.assert_allclose(found, np.tanh(x @ w[4].T + w[5]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_part_of_an_experiment_is_compared(agreement: ModuleType) -> None:
+    evidence = load_experiment(ROOT / "config" / "evidence.yaml")
+    found = agreement.runs_of(agreement.part(evidence, ["hopper-medium"], ["td3_bc"]))
+    assert [run.slug for run in found] == [f"hopper-medium/td3_bc/real/seed-{seed}" for seed in evidence.seeds]
+    assert len(agreement.runs_of(agreement.part(evidence, [], []))) == 4 * 4 * 5
 
 
 def published(table: pd.DataFrame) -> pd.DataFrame:
