@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from evidence import cut, refuse_unknown
 from scipy.stats import ttest_ind
 from torch import nn
 
@@ -38,6 +39,7 @@ from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import PROVENANCE, open_sealed
 from dawm.environments.evaluation import Evaluator
 from dawm.environments.tasks import Task, task_of_metadata
+from dawm.errors import InputError
 from dawm.layout import Layout, Run
 from dawm.offline_rl.networks import Actor
 from dawm.offline_rl.policy import DeterministicPolicy
@@ -51,11 +53,12 @@ def folder_of(layout: Layout, run: Run) -> Path:
 
 
 def part(experiment: Experiment, datasets: Sequence[str], algorithms: Sequence[str]) -> Experiment:
-    """Some of its data sets and learners, all where none is named; of its arms `real` alone."""
+    """Some of its data sets and learners, all where none is named; of its arms `real` alone. Refuses unknown names."""
+    refuse_unknown("datasets", datasets, experiment.datasets)
+    refuse_unknown("algorithms", algorithms, experiment.algorithm_names)
     left_out = {name: None for name in experiment.algorithm_names if algorithms and name not in algorithms}
     return dataclasses.replace(
-        experiment,
-        datasets={name: experiment.datasets[name] for name in datasets or experiment.datasets},
+        cut(experiment, *(datasets or experiment.datasets)),
         algorithms=dataclasses.replace(experiment.algorithms, **left_out),
         augmentations={"real": experiment.augmentations["real"]},
         planners=(),
@@ -202,7 +205,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parsed = parser.parse_args()
     torch.set_num_threads(1)
-    experiment = part(load_experiment(parsed.config), parsed.datasets, parsed.algorithms)
+    try:
+        experiment = part(load_experiment(parsed.config), parsed.datasets, parsed.algorithms)
+    except InputError as error:
+        parser.error(str(error))
     layout = Layout(parsed.results or ROOT / "results" / experiment.experiment)
     parsed.output.mkdir(parents=True, exist_ok=True)
     path = parsed.output / "scores.csv"

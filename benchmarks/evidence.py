@@ -18,7 +18,7 @@ import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -64,6 +64,12 @@ def cut(experiment: Experiment, *names: str) -> Experiment:
     return dataclasses.replace(experiment, datasets={name: experiment.datasets[name] for name in names})
 
 
+def refuse_unknown(key: str, names: Iterable[str], known: Collection[str]) -> None:
+    """InputError for the first of some names that the config does not have."""
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"{key}: expected some of {', '.join(known)}, found {unknown[0]}")
+
+
 def sealed_in(published: Path) -> set[Path]:
     there = {seal.parent.relative_to(published) for folder in MOVING for seal in (published / folder).rglob(PROVENANCE)}
     if (published / ARCHIVE).is_file():
@@ -75,9 +81,8 @@ def sealed_in(published: Path) -> set[Path]:
 def missing(experiment: Experiment, published: Path, dataset: str, arms: Sequence[str]) -> list[Path]:
     """Seals that neither what is published nor the results have. Of pictures that move only the first data set's, and
     only those of runs that are trained here."""
-    for key, names, known in (("datasets", [dataset], experiment.datasets), ("arms", arms, experiment.augmentations)):
-        if unknown := [name for name in names if name not in known]:
-            raise InputError(f"{key}: expected some of {', '.join(known)}, found {unknown[0]}")
+    refuse_unknown("datasets", [dataset], experiment.datasets)
+    refuse_unknown("arms", arms, experiment.augmentations)
     root, there = Layout.of(experiment.experiment).root, sealed_in(published)
     lacking = [folder for folder in needed(experiment, dataset, arms) if folder not in there]
     if not any(folder.parts[0] in MOVING for folder in there):

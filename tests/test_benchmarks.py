@@ -19,6 +19,7 @@ import torch
 from dawm.compute import Compute
 from dawm.config import ComputeSettings, Experiment, TD3BCSettings, load_experiment, read
 from dawm.environments.tasks import TASKS
+from dawm.errors import InputError
 from dawm.layout import Layout
 from dawm.offline_rl.training import train_policy
 
@@ -196,6 +197,10 @@ def test_a_part_of_an_experiment_is_compared(agreement: ModuleType) -> None:
     found = agreement.runs_of(agreement.part(evidence, ["hopper-medium"], ["td3_bc"]))
     assert [run.slug for run in found] == [f"hopper-medium/td3_bc/real/seed-{seed}" for seed in evidence.seeds]
     assert len(agreement.runs_of(agreement.part(evidence, [], []))) == 4 * 4 * 5
+    with pytest.raises(InputError, match=r"^datasets: expected some of hopper-medium-replay, .*, found walker$"):
+        agreement.part(evidence, ["walker"], [])
+    with pytest.raises(InputError, match=r"^algorithms: expected some of td3_bc, .*, found sac$"):
+        agreement.part(evidence, [], ["sac"])
 
 
 def published(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The tables of a comparison for people, in Markdown."""
+"""The tables of a comparison for people: in Markdown, and the rows that the report shows."""
 
 from __future__ import annotations
 
