@@ -29,6 +29,9 @@ from dawm.analysis.style import (
     save,
 )
 
+LEAST_LIMIT = 10.0
+"""Points of difference whose colour is the deepest, at least: what is small shall look so."""
+
 
 def draw_comparison(tables: Mapping[str, pd.DataFrame], output: Path) -> list[str]:
     """Writes every figure that `compare`'s tables have data for, as PNG and PDF without dates; returns their names."""
@@ -167,22 +170,23 @@ def by_budget(budgets: pd.DataFrame) -> Figure:
 
 def draw_differences(differences: pd.DataFrame) -> Figure:
     """Mean score minus that of the reference arm, a row per arm and a column per data set."""
-    names = learners(differences)
     tasks = list(dict.fromkeys(differences["dataset"]))
-    arms = list(dict.fromkeys(differences["augmentation"]))
-    size = (1.2 + 0.85 * len(tasks), 1.1 + 0.28 * len(arms))
-    figure, axes = plt.subplots(
-        len(names), 1, figsize=(max(size[0], 4), size[1] * len(names)), squeeze=False, layout="constrained"
-    )
-    limit = max(1.0, float(np.nanpercentile(differences["difference"].abs(), 95)))
-    for name, place in zip(names, axes[:, 0], strict=True):
+    grids = {}
+    for name in learners(differences):
         rows = differences[differences["algorithm"] == name]
-        grid = rows.pivot(index="augmentation", columns="dataset", values="difference").reindex(arms, columns=tasks)
-        grid = grid.dropna(how="all")
+        grid = rows.pivot(index="augmentation", columns="dataset", values="difference")
+        grids[name] = grid.reindex(rows["augmentation"].unique(), columns=tasks)  # another learner may have more tasks
+    counts = [len(grid) for grid in grids.values()]
+    size = max(1.2 + 0.85 * len(tasks), 4), 1.1 * len(grids) + 0.28 * sum(counts)
+    figure, axes = plt.subplots(len(grids), 1, figsize=size, squeeze=False, height_ratios=counts, layout="constrained")
+    limit = max(LEAST_LIMIT, float(np.nanpercentile(differences["difference"].abs(), 95)))
+    for (name, grid), place in zip(grids.items(), axes[:, 0], strict=True):
         place.imshow(grid, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
         for (i, j), value in np.ndenumerate(grid.to_numpy()):
             ink = "white" if abs(value) > 0.7 * limit else "black"
-            place.text(j, i, f"{value:+.1f}", ha="center", va="center", fontsize=8, color=ink)
+            place.text(
+                j, i, "" if np.isnan(value) else f"{value:+.1f}", ha="center", va="center", fontsize=8, color=ink
+            )
         place.set_xticks(range(len(tasks)), [task.replace("-", "-\n", 1) for task in tasks], fontsize=7)
         place.set_yticks(range(len(grid)), grid.index)
         place.set_title(ALGORITHMS.get(name, name))
