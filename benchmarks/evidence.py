@@ -149,9 +149,12 @@ def sealed(merged: Path, folders: Iterable[Path]) -> bool:
 
 def publish(experiment: Experiment, published: Path) -> Experiment:
     """Writes all of `published`; the experiment that its tables are of."""
+    results = Layout.of(experiment.experiment).root
+    if not results.is_dir() and not (published / ARCHIVE).is_file():
+        raise InputError(f"{experiment.experiment}: expected runs in {results} or {published}, found neither")
     with tempfile.TemporaryDirectory() as temporary:
         merged = Layout(Path(temporary))
-        merge(published, Layout.of(experiment.experiment).root, merged.root)
+        merge(published, results, merged.root)
         pack(merged.root, published)
         whole = complete(experiment, merged.root)
         write_text(published / "config.yaml", as_yaml(whole))

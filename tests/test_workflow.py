@@ -118,6 +118,9 @@ def test_runs_of_two_machines_make_the_tables_of_one(finished: Path, tmp_path: P
     shown = ["results/tiny/animations/hopper/dawm/seed-0", "results/tiny/assessments/hopper/dawm/seed-0"]
     films = [f"results/tiny/films/hopper/{learner}/dawm/seed-0" for learner in ("iql", "td3_bc")]
     assert missing() == sorted([*runs_of["real"], *runs_of["dawm"], *shown, *films])
+    run = evidence("publish", "tiny.yaml")
+    sentence = "tiny: expected runs in results/tiny or results/published/tiny, found neither\n"
+    assert run.returncode == 2 and run.stderr == sentence and not (folder / "results/published/tiny").exists()
     have("real")
     assert missing() == sorted([*runs_of["dawm"], *shown, *films])
     run = evidence("publish", "tiny.yaml")
