@@ -6,7 +6,8 @@
 Every run that has ended, wherever it did, lies in results/published/EXPERIMENT/runs.tar.xz, with the records of the
 models but without weights and transitions. `missing` prints what neither that archive nor results/EXPERIMENT holds of a
 data set's arms (left out: all), as targets for Snakemake. `publish` adds what ended here to the archive, and writes
-beside it tables, comparison, figures and report of the data sets that are complete; documents quote them anew.
+beside it the scores of all that has ended (ended.csv, ended.md), and tables, comparison, figures and report of the data
+sets that are complete; documents quote them anew.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from pathlib import Path
 import pandas as pd
 
 from dawm.analysis.comparison import compare
+from dawm.analysis.comparison_markdown import spread
 from dawm.analysis.figures import draw_all
 from dawm.analysis.report import write_report
-from dawm.analysis.tables import write_table, write_tables
+from dawm.analysis.style import ALGORITHMS
+from dawm.analysis.tables import read_csv, scores_of, write_table, write_tables
 from dawm.analysis.timings import write_timings
 from dawm.config import Experiment, as_yaml, load_experiment
 from dawm.data.files import whole_file, write_text
-from dawm.data.sealed import METADATA, PROVENANCE
+from dawm.data.sealed import METADATA, PROVENANCE, open_sealed
 from dawm.errors import InputError
 from dawm.layout import Layout, animated_sets, filmed_runs, planners, runs, synthetic_sets
 
@@ -135,20 +138,65 @@ def pack(merged: Path, published: Path) -> None:
             shutil.copytree(merged / folder, published / folder, dirs_exist_ok=True)
 
 
-def complete(experiment: Experiment, merged: Path) -> Experiment:
+def ended_runs(experiment: Experiment, merged: Layout) -> pd.DataFrame:
+    """The scores of every run that has ended, whatever else is missing: in the order of the tables, and after them
+    those that the config does not have."""
+    order = {merged.policy(run): number for number, run in enumerate(runs(experiment.matrix()))}
+    folders = [seal.parent for seal in sorted((merged.root / "policies").rglob(PROVENANCE))]
+    rows = []
+    for folder in sorted(folders, key=lambda folder: order.get(folder, len(order))):
+        sealed = open_sealed(folder, "policy")
+        dataset, algorithm, augmentation, _ = folder.relative_to(merged.root / "policies").parts
+        rows.append(
+            {
+                "dataset": dataset,
+                "algorithm": algorithm,
+                "augmentation": augmentation,
+                "seed": sealed.provenance["seed"],
+                "real_fraction": sealed.provenance["settings"]["real_fraction"],
+                **scores_of(read_csv(sealed, "evaluations.csv")),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def ended_markdown(experiment: Experiment, ended: pd.DataFrame) -> str:
+    """Mean ± standard deviation over the seeds of what has ended, a line for each learner and arm; of fewer than most
+    have, how many."""
+    datasets = list(ended["dataset"].unique())
+    score, most = "normalized_score_mean10", ended.groupby(["dataset", "algorithm", "augmentation"]).size().max()
+    lines = [
+        f"| learner | real fraction | arm | {' | '.join(datasets)} |",
+        f"|---|---:|---|{'---:|' * len(datasets)}",
+    ]
+    matrix = experiment.matrix()
+    order = [*matrix.algorithms, *matrix.augmentations]
+    order += sorted({*ended["algorithm"], *ended["augmentation"]}.difference(order))
+    by = ["algorithm", "augmentation"]
+    ranked = ended.sort_values(by, key=lambda names: names.map(order.index), kind="stable")
+    for (algorithm, arm), rows in ranked.groupby(by, sort=False):
+        cells = [ALGORITHMS[algorithm], f"{rows['real_fraction'].iloc[0]:g}", f"`{arm}`"]
+        for dataset in datasets:
+            scores = rows.loc[rows["dataset"] == dataset, score]
+            few = f" ({len(scores)} of {most})" if 0 < len(scores) < most else ""
+            cells.append(spread(scores) + few if len(scores) else "–")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def complete(experiment: Experiment, merged: Path) -> Experiment | None:
     """The experiment, of the data sets alone that are whole; first those that can be shown in motion."""
     names = [name for name in experiment.datasets if sealed(merged, needed(experiment, name))]
-    if not names:
-        raise InputError(f"{experiment.experiment}: expected a data set with all of its runs, found none")
-    return cut(experiment, *sorted(names, key=lambda name: not sealed(merged, shown(cut(experiment, name)))))
+    names.sort(key=lambda name: not sealed(merged, shown(cut(experiment, name))))
+    return cut(experiment, *names) if names else None
 
 
 def sealed(merged: Path, folders: Iterable[Path]) -> bool:
     return all((merged / folder / PROVENANCE).is_file() for folder in folders)
 
 
-def publish(experiment: Experiment, published: Path) -> Experiment:
-    """Writes all of `published`; the experiment that its tables are of."""
+def publish(experiment: Experiment, published: Path) -> str:
+    """Writes all of `published`; says what it is of."""
     results = Layout.of(experiment.experiment).root
     if not results.is_dir() and not (published / ARCHIVE).is_file():
         raise InputError(f"{experiment.experiment}: expected runs in {results} or {published}, found neither")
@@ -156,23 +204,32 @@ def publish(experiment: Experiment, published: Path) -> Experiment:
         merged = Layout(Path(temporary))
         merge(published, results, merged.root)
         pack(merged.root, published)
+        ended = ended_runs(experiment, merged)
+        write_table(published / "ended.csv", ended)
+        write_text(published / "ended.md", ended_markdown(experiment, ended))
         whole = complete(experiment, merged.root)
-        write_text(published / "config.yaml", as_yaml(whole))
-        write_tables(merged.root, whole.matrix())
-        copy(merged.tables, published, [*(path.name for path in merged.table_files), METADATA, PROVENANCE])
-        compare([published / "scores.csv"], merged.comparison)
-        draw_all(merged.tables, merged.figures)
-        write_timings(merged.root, whole, merged.timings)
-        for folder in (merged.comparison, merged.figures):
-            copy(folder, published / folder.name, [path.name for path in folder.glob("[a-z]*")])
-        times = pd.read_csv(merged.timings / "timings.csv").drop(columns="disk_mib")  # of what is left of the folders
-        write_table(published / "timings" / "timings.csv", times)
-        if sealed(merged.root, shown(whole)):
-            write_report(merged.root, whole)
-            copy(merged.root, published, [merged.report.name])
+        if whole is not None:
+            publish_complete(whole, merged, published)
     for document in filter(Path.is_file, DOCUMENTS):
         write_text(document, quoted(document.read_text(encoding="utf-8")))
-    return whole
+    return f"{len(ended)} runs have ended; complete: {', '.join(whole.datasets) if whole else 'no data set'}"
+
+
+def publish_complete(whole: Experiment, merged: Layout, published: Path) -> None:
+    """Tables, comparison, figures, times, and the report if there are films for it."""
+    write_text(published / "config.yaml", as_yaml(whole))
+    write_tables(merged.root, whole.matrix())
+    copy(merged.tables, published, [*(path.name for path in merged.table_files), METADATA, PROVENANCE])
+    compare([published / "scores.csv"], merged.comparison)
+    draw_all(merged.tables, merged.figures)
+    write_timings(merged.root, whole, merged.timings)
+    for folder in (merged.comparison, merged.figures):
+        copy(folder, published / folder.name, [path.name for path in folder.glob("[a-z]*")])
+    times = pd.read_csv(merged.timings / "timings.csv").drop(columns="disk_mib")  # of what is left of the folders
+    write_table(published / "timings" / "timings.csv", times)
+    if sealed(merged.root, shown(whole)):
+        write_report(merged.root, whole)
+        copy(merged.root, published, [merged.report.name])
 
 
 def quoted(document: str) -> str:
@@ -203,7 +260,7 @@ def main(arguments: Sequence[str]) -> int:
         if parsed.command == "missing":
             print(*missing(experiment, published, parsed.dataset, parsed.arm))
         else:
-            print(f"{published}: of {', '.join(publish(experiment, published).datasets)}")
+            print(f"{published}: {publish(experiment, published)}")
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -80,7 +80,7 @@ def scores_markdown(scored: pd.DataFrame, pairs: pd.DataFrame) -> str:
     known = _by_arms(pairs)
     for (algorithm, fraction, arm), rows in scored.groupby(PANEL, sort=False):
         values = {task: group for task, group in rows.groupby("whole")[SCORE]}
-        cells = [_spread(values[task]) if task in values else "–" for task in tasks]
+        cells = [spread(values[task]) if task in values else "–" for task in tasks]
         above = known.get((algorithm, fraction, arm, REFERENCE))
         cells.append(_difference(above) if above else "–")
         lines.append(f"| {_learner(algorithm)} | {fraction:.0%} | `{arm}` | {' | '.join(cells)} |")
@@ -91,7 +91,8 @@ def _learner(algorithm: str) -> str:
     return ALGORITHMS.get(algorithm, algorithm)
 
 
-def _spread(values: pd.Series) -> str:
+def spread(values: pd.Series) -> str:
+    """Mean ± standard deviation of a score."""
     return f"{values.mean():.1f} ± {values.std():.1f}" if len(values) > 1 else f"{values.iloc[0]:.1f}"
 
 

@@ -124,12 +124,21 @@ def score_row(
         "data_fraction": dataset.metadata.get("fraction", 1.0),
         "real_fraction": fraction,
         "gradient_steps": sealed.provenance["settings"]["gradient_steps"],
-        "normalized_score_last": last["normalized_score"],
-        "normalized_score_mean10": evaluations["normalized_score"].tail(LAST_EVALUATIONS).mean(),
-        "normalized_score_best": evaluations["normalized_score"].max(),  # for reading old papers; no statistic uses it
+        **scores_of(evaluations),
         "return_last": last["return_mean"],
         "episodes": int(last["episodes"]),
         "whole": whole_of(run.dataset, dataset),
+    }
+
+
+def scores_of(evaluations: pd.DataFrame) -> dict[str, float]:
+    """A run's last score, the mean of its last ten, and its best, which is for reading old papers: no statistic uses
+    it."""
+    scores = evaluations["normalized_score"]
+    return {
+        "normalized_score_last": scores.iloc[-1],
+        "normalized_score_mean10": scores.tail(LAST_EVALUATIONS).mean(),
+        "normalized_score_best": scores.max(),
     }
 
 
