@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import dataclasses
+import io
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from hdf5_files import hopper_columns, write_hdf5
+from PIL import Image, ImageSequence
 
 from dawm.analysis.animation import animate
 from dawm.analysis.comparison import compare
@@ -532,14 +534,18 @@ def test_report_shows_an_episode_of_each_learner(results, real_only):
     skipped = choose_renderer() is not None
     for made, expected in ((results, 0 if skipped else 1), (real_only, 0)):
         page = Page(made.layout.report.read_text(encoding="utf-8"))
-        films = [address for address in page.addresses if address.startswith("data:image/gif;base64,")]
+        films = [address for address in page.addresses if address.startswith("data:image/webp;base64,")]
         assert len(films) == expected
         (run,) = filmed_runs(made.experiment.matrix())
         assert run.augmentation == ("dawm" if made is results else "real")
         sealed = open_sealed(made.layout.film(run), "film")
         assert (sealed.metadata["skipped"] is None) == bool(expected)
         for address in films:
-            assert base64.b64decode(address.partition(",")[2]) == sealed.read("episode.gif")
+            contents = base64.b64decode(address.partition(",")[2]), sealed.read("episode.gif")
+            shown, film = (Image.open(io.BytesIO(content)) for content in contents)
+            assert shown.n_frames == film.n_frames
+            for one, other in zip(ImageSequence.Iterator(shown), ImageSequence.Iterator(film), strict=True):
+                assert np.abs(np.asarray(one.convert("RGB"), float) - np.asarray(other.convert("RGB"))).mean() < 3
 
 
 @pytest.mark.parametrize(

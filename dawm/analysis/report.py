@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 from pathlib import Path
 
 import jinja2
 import pandas as pd
+from PIL import Image
 
 from dawm import __version__
 from dawm.analysis.animation import GIF
@@ -58,9 +60,9 @@ def write_report(results: Path, experiment: Experiment) -> None:
         synthetic_shards=sum(len(sealed.files) for sealed in synthetic),
         figures=pictures(inputs["figures"]),
         comparison=pictures(comparison),
-        films={title(run): gif(open_sealed(layout.film(run), "film"), FILM) for run in filmed_runs(matrix)},
+        films={title(run): moving(open_sealed(layout.film(run), "film"), FILM) for run in filmed_runs(matrix)},
         rollouts={
-            f"{dataset}, {generator}": gif(open_sealed(layout.animation(dataset, generator, seed), "animation"), GIF)
+            f"{dataset}, {generator}": moving(open_sealed(layout.animation(dataset, generator, seed), "animation"), GIF)
             for dataset, generator, seed in animated_sets(experiment)
         },
         versions=tables.provenance["versions"],
@@ -243,9 +245,14 @@ def title(run: Run) -> str:
     return f"{run.dataset}, {ALGORITHMS.get(run.algorithm, run.algorithm)}, {run.augmentation}, seed {run.seed}"
 
 
-def gif(sealed: Sealed, name: str) -> str | None:
-    """A moving picture; none where none could be drawn."""
-    return "data:image/gif;base64," + base64.b64encode(sealed.read(name)).decode() if name in sealed.files else None
+def moving(sealed: Sealed, name: str) -> str | None:
+    """A moving picture as WebP, less than half of the GIF that it is made of; none where none could be drawn."""
+    if name not in sealed.files:
+        return None
+    smaller = io.BytesIO()
+    with Image.open(io.BytesIO(sealed.read(name))) as picture:
+        picture.save(smaller, "WEBP", save_all=True, quality=60, method=4)
+    return "data:image/webp;base64," + base64.b64encode(smaller.getvalue()).decode()
 
 
 def points(score: float | None) -> str:
