@@ -128,7 +128,7 @@ def test_learners_and_fractions_are_kept_apart(tmp_path: Path) -> None:
     assert keys == [["td3_bc", 1.0], ["iql", 1.0], ["td3_bc", 0.1], ["bc", 1.0]]
     assert set(found["pairs"]["algorithm"]) == {"td3_bc", "iql"}
     text = (tmp_path / "comparison" / "comparison.md").read_text()
-    assert text.count("\n") == 2 + 2 * 3 + 1 and "| td3_bc | 10% | `dawm` | 2 × 5 |" in text
+    assert text.count("\n") == 2 + 2 * 3 + 1 and "| TD3+BC | 10% | `dawm` | 2 × 5 |" in text
 
 
 def test_arms_are_compared_on_the_data_sets_that_they_share(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from dawm.analysis.fidelity import assess
 from dawm.analysis.figures import draw_all
 from dawm.analysis.film import film_policy
 from dawm.analysis.report import number, points, write_report
+from dawm.analysis.style import ALGORITHMS
 from dawm.analysis.tables import check_scales, write_tables
 from dawm.analysis.timings import write_timings
 from dawm.config import EnvironmentSettings, Experiment, ExportSettings, read
@@ -456,7 +457,7 @@ def test_report_holds_the_scores_of_every_run(either):
     page = Page(either.layout.report.read_text(encoding="utf-8"))
     scores = either.table("scores")
     for row in scores:
-        cells = [row["dataset"], row["algorithm"], row["augmentation"], row["seed"]]
+        cells = [row["dataset"], ALGORITHMS[row["algorithm"]], row["augmentation"], row["seed"]]
         (found,) = [r for r in page.rows if r[:4] == cells]
         assert found[4] == (row["world_model_seed"] or "–")
         assert found[6] == "48"
@@ -465,7 +466,7 @@ def test_report_holds_the_scores_of_every_run(either):
             points(float(row["normalized_score_last"])),
             points(float(row["normalized_score_mean10"])),
         ]
-    assert len([r for r in page.rows if r[:2] == ["hopper", "td3_bc"] and r[3] in "34"]) == len(scores)
+    assert len([r for r in page.rows if r[:2] == ["hopper", "TD3+BC"] and r[3] in "34"]) == len(scores)
 
 
 def test_report_is_offline(either):

@@ -39,7 +39,7 @@ def markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
     ]
     for row in compared(aggregates, pairs):
         above, lead = row["above"], row["lead"]
-        cells = [row["algorithm"], f"{row['data_fraction']:.0%}", f"`{row['augmentation']}`"]
+        cells = [_learner(row["algorithm"]), f"{row['data_fraction']:.0%}", f"`{row['augmentation']}`"]
         cells += [f"{row['datasets']} × {row['seeds']}", f"{row['value']:.1f} ({row['low']:.1f} to {row['high']:.1f})"]
         cells += [_difference(above), f"{above['better']} of {above['datasets']}"] if above else ["–", "–"]
         cells += [_difference(lead), _chance(lead)] if lead else ["–", "–"]
