@@ -18,6 +18,7 @@ import torch
 
 from dawm.compute import Compute
 from dawm.config import ComputeSettings, Experiment, TD3BCSettings, load_experiment, read
+from dawm.data.transitions import Transitions
 from dawm.environments.tasks import TASKS
 from dawm.errors import InputError
 from dawm.layout import Layout
@@ -109,6 +110,38 @@ def test_folders_that_are_no_longer_the_same_are_named(
     seal.write_text(seal.read_text().replace('"digest": "', '"digest": "0', 1))
     assert reproduced.main(str(tmp_path / "here"), str(tmp_path / "there.tar.xz")) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "differs: datasets/hopper"
+
+
+def test_spread_of_actions_is_that_of_other_trajectories_at_the_same_state() -> None:
+    measured = load("action_spread")
+    rng, rows = np.random.default_rng(0), measured.ROWS
+    state, noise = rng.random((rows, 2)), rng.normal(size=(rows, 1))
+
+    def spread(action: np.ndarray, ends: np.ndarray) -> float:
+        real = Transitions.real(
+            observation=state,
+            action=action,
+            reward=np.zeros(rows),
+            next_observation=state,
+            terminal=np.zeros(rows, dtype=bool),
+            timeout=ends,
+        )
+        return measured.spread(real, np.zeros(2), np.ones(2))
+
+    alone, halves = np.ones(rows, dtype=bool), np.arange(rows) == rows // 2 - 1
+    assert spread(state[:, :1] + 0.5 * noise, alone) == pytest.approx(0.25, rel=0.05)
+    assert spread(state[:, :1], alone) < 1e-3
+    two_policies = (np.arange(rows) < rows // 2)[:, None].astype(float)
+    assert spread(two_policies, alone) > 0.2
+    assert spread(two_policies, halves) == 0  # of an episode the other one's rows alone are neighbours
+
+
+def test_spread_needs_a_data_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load("action_spread").main([str(ROOT / "config/sweeps.yaml")]) == 2
+    assert capsys.readouterr().err == "results/sweeps: expected a data set, found none\n"
 
 
 def test_documents_quote_the_published_tables_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
