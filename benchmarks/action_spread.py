@@ -5,8 +5,8 @@
 A learner that weighs actions by their advantage can choose among those alone that the data have around a state. The
 spread is the variance of actions among the ten nearest states that are of other trajectories, mean over states and
 dimensions; states are standardised by the real ones. It is measured for every set of transitions at hand below
-results/EXPERIMENT, and written to results/published/EXPERIMENT/action_spread.csv and .md: sets that are measured anew
-replace their rows.
+results/EXPERIMENT, and written to results/published/EXPERIMENT/action_spread.csv and .md, which documents quote: sets
+that are measured anew replace their rows.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from evidence import quote_tables
 
 from dawm.analysis.tables import write_table
 from dawm.config import Experiment, load_experiment
@@ -119,6 +120,7 @@ def main(arguments: Sequence[str]) -> int:
         table = merged(pd.read_csv(output), table)
     write_table(output, table)
     write_text(output.with_suffix(".md"), markdown(table))
+    quote_tables()
     print(markdown(table), end="")
     return 0
 

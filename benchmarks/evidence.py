@@ -210,8 +210,7 @@ def publish(experiment: Experiment, published: Path) -> str:
         whole = complete(experiment, merged.root)
         if whole is not None:
             publish_complete(whole, merged, published)
-    for document in filter(Path.is_file, DOCUMENTS):
-        write_text(document, quoted(document.read_text(encoding="utf-8")))
+    quote_tables()
     return f"{len(ended)} runs have ended; complete: {', '.join(whole.datasets) if whole else 'no data set'}"
 
 
@@ -230,6 +229,12 @@ def publish_complete(whole: Experiment, merged: Layout, published: Path) -> None
     if sealed(merged.root, shown(whole)):
         write_report(merged.root, whole)
         copy(merged.root, published, [merged.report.name])
+
+
+def quote_tables() -> None:
+    """In the documents that are there."""
+    for document in filter(Path.is_file, DOCUMENTS):
+        write_text(document, quoted(document.read_text(encoding="utf-8")))
 
 
 def quoted(document: str) -> str:
