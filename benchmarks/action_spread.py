@@ -100,7 +100,7 @@ def markdown(table: pd.DataFrame) -> str:
     lines = [f"| transitions | {' | '.join(datasets)} |", f"|---|{'---:|' * len(datasets)}"]
     for recipe, rows in table.groupby("generator", sort=False):
         means = rows.groupby("dataset")[["action_spread", "of_real"]].mean()
-        cells = [f"{spread:.3f} ({share:.0%})" for spread, share in means.reindex(datasets).to_numpy()]
+        cells = [f"{value:.3f} ({share:.0%})" for value, share in means.reindex(datasets).to_numpy()]
         lines.append(f"| `{recipe}` | {' | '.join(cell if 'nan' not in cell else '–' for cell in cells)} |")
     return "\n".join(lines) + "\n"
 

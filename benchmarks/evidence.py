@@ -205,6 +205,8 @@ def publish(experiment: Experiment, published: Path) -> str:
         merge(published, results, merged.root)
         pack(merged.root, published)
         ended = ended_runs(experiment, merged)
+        if ended.empty:
+            raise InputError(f"{experiment.experiment}: expected a run that has ended, found none")
         write_table(published / "ended.csv", ended)
         write_text(published / "ended.md", ended_markdown(experiment, ended))
         whole = complete(experiment, merged.root)

@@ -121,6 +121,9 @@ def test_runs_of_two_machines_make_the_tables_of_one(finished: Path, tmp_path: P
     run = evidence("publish", "tiny.yaml")
     sentence = "tiny: expected runs in results/tiny or results/published/tiny, found neither\n"
     assert run.returncode == 2 and run.stderr == sentence and not (folder / "results/published/tiny").exists()
+    shutil.copytree(finished / "results/tiny/datasets", results / "datasets")
+    run = evidence("publish", "tiny.yaml")
+    assert run.returncode == 2 and run.stderr == "tiny: expected a run that has ended, found none\n"
     have("real")
     assert missing() == sorted([*runs_of["dawm"], *shown, *films])
     run = evidence("publish", "tiny.yaml")
@@ -136,6 +139,9 @@ def test_runs_of_two_machines_make_the_tables_of_one(finished: Path, tmp_path: P
     have("dawm")
     (results / "policies/hopper/iql/dawm/seed-3/provenance.json").unlink()  # not ended yet
     assert missing() == ["results/tiny/policies/hopper/iql/dawm/seed-3"] and missing("real") == []
+    run = evidence("publish", "tiny.yaml")
+    assert run.stdout == "results/published/tiny: 7 runs have ended; complete: no data set\n", run.stderr
+    assert (published / "ended.md").read_text().count(" (1 of 2) |\n") == 1
     have("dawm")
     for once_more in (False, True):
         run = evidence("publish", "tiny.yaml")

@@ -246,7 +246,7 @@ def title(run: Run) -> str:
 
 
 def moving(sealed: Sealed, name: str) -> str | None:
-    """A moving picture as WebP, less than half of the GIF that it is made of; none where none could be drawn."""
+    """A moving picture as WebP, smaller than the GIF that it is made of; none where none could be drawn."""
     if name not in sealed.files:
         return None
     smaller = io.BytesIO()
