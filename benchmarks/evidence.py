@@ -28,7 +28,7 @@ from dawm.analysis.comparison import compare
 from dawm.analysis.comparison_markdown import spread
 from dawm.analysis.figures import draw_all
 from dawm.analysis.report import write_report
-from dawm.analysis.style import ALGORITHMS
+from dawm.analysis.style import learner_name
 from dawm.analysis.tables import read_csv, scores_of, write_table, write_tables
 from dawm.analysis.timings import write_timings
 from dawm.config import Experiment, as_yaml, load_experiment
@@ -175,7 +175,7 @@ def ended_markdown(experiment: Experiment, ended: pd.DataFrame) -> str:
     by = ["algorithm", "augmentation"]
     ranked = ended.sort_values(by, key=lambda names: names.map(order.index), kind="stable")
     for (algorithm, arm), rows in ranked.groupby(by, sort=False):
-        cells = [ALGORITHMS[algorithm], f"{rows['real_fraction'].iloc[0]:g}", f"`{arm}`"]
+        cells = [learner_name(algorithm), f"{rows['real_fraction'].iloc[0]:g}", f"`{arm}`"]
         for dataset in datasets:
             scores = rows.loc[rows["dataset"] == dataset, score]
             few = f" ({len(scores)} of {most})" if 0 < len(scores) < most else ""

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dawm.analysis.style import (
-    ALGORITHMS,
     COLORS,
     GREY,
     METHOD,
@@ -23,6 +22,7 @@ from dawm.analysis.style import (
     STYLE,
     arm_styles,
     banded,
+    learner_name,
     learners,
     outer_legend,
     reference_name,
@@ -67,7 +67,7 @@ def learner_panels(table: pd.DataFrame, height: float) -> tuple[Figure, list[tup
     size = (4.2 * len(names), height)
     figure, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, sharex=True, layout="constrained")
     for name, place in zip(names, axes[0], strict=True):
-        place.set_title(ALGORITHMS.get(name, name))
+        place.set_title(learner_name(name))
     return figure, [(table[table["algorithm"] == name], place) for name, place in zip(names, axes[0], strict=True)]
 
 
@@ -189,7 +189,7 @@ def draw_differences(differences: pd.DataFrame) -> Figure:
             )
         place.set_xticks(range(len(tasks)), [task.replace("-", "-\n", 1) for task in tasks], fontsize=7)
         place.set_yticks(range(len(grid)), grid.index)
-        place.set_title(ALGORITHMS.get(name, name))
+        place.set_title(learner_name(name))
         place.grid(visible=False)
         place.tick_params(length=0)
     return figure

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from dawm.analysis.style import ALGORITHMS, METHOD, REFERENCE, learners, reference_name
+from dawm.analysis.style import METHOD, REFERENCE, learner_name, learners, reference_name
 
 SCORE = "normalized_score_mean10"
 """The score that arms are compared by."""
@@ -39,7 +39,7 @@ def markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
     ]
     for row in compared(aggregates, pairs):
         above, lead = row["above"], row["lead"]
-        cells = [_learner(row["algorithm"]), f"{row['data_fraction']:.0%}", f"`{row['augmentation']}`"]
+        cells = [learner_name(row["algorithm"]), f"{row['data_fraction']:.0%}", f"`{row['augmentation']}`"]
         cells += [f"{row['datasets']} × {row['seeds']}", f"{row['value']:.1f} ({row['low']:.1f} to {row['high']:.1f})"]
         cells += [_difference(above), f"{above['better']} of {above['datasets']}"] if above else ["–", "–"]
         cells += [_difference(lead), _chance(lead)] if lead else ["–", "–"]
@@ -62,7 +62,7 @@ def iqm_markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
         else:
             same = {place: f"{numbers} | –" for place in places if place[1] == fraction}
             cells.setdefault(reference_name(algorithm, row["augmentation"], quote="`"), {}).update(same)
-    heads = [_learner(algorithm) + ("" if fraction == 1 else f", {fraction:.0%}") for algorithm, fraction in places]
+    heads = [learner_name(algorithm) + ("" if fraction == 1 else f", {fraction:.0%}") for algorithm, fraction in places]
     lines = ["| arm |" + "".join(f" {head} | above `{REFERENCE}` |" for head in heads)]
     lines.append("|---|" + "---:|---:|" * len(places))
     for arm, found in cells.items():
@@ -83,12 +83,8 @@ def scores_markdown(scored: pd.DataFrame, pairs: pd.DataFrame) -> str:
         cells = [spread(values[task]) if task in values else "–" for task in tasks]
         above = known.get((algorithm, fraction, arm, REFERENCE))
         cells.append(_difference(above) if above else "–")
-        lines.append(f"| {_learner(algorithm)} | {fraction:.0%} | `{arm}` | {' | '.join(cells)} |")
+        lines.append(f"| {learner_name(algorithm)} | {fraction:.0%} | `{arm}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _learner(algorithm: str) -> str:
-    return ALGORITHMS.get(algorithm, algorithm)
 
 
 def spread(values: pd.Series) -> str:

@@ -16,13 +16,13 @@ from matplotlib.ticker import MaxNLocator
 from dawm.analysis.fidelity import REAL, STILL
 from dawm.analysis.statistics import bootstrap_interval, interquartile_mean
 from dawm.analysis.style import (
-    ALGORITHMS,
     COLORS,
     GREY,
     STYLE,
     Styles,
     arm_styles,
     banded,
+    learner_name,
     learners,
     outer_legend,
     save,
@@ -229,7 +229,7 @@ def grid(table: pd.DataFrame, height: float = 2.9) -> tuple[Figure, dict[tuple[s
     for i, dataset in enumerate(datasets):
         for j, algorithm in enumerate(algorithms):
             panels[dataset, algorithm] = axes[i, j]
-            axes[i, j].set_title(f"{dataset}, {ALGORITHMS.get(algorithm, algorithm)}")
+            axes[i, j].set_title(f"{dataset}, {learner_name(algorithm)}")
     return figure, panels
 
 

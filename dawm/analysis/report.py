@@ -16,7 +16,7 @@ from dawm.analysis.comparison_markdown import compared
 from dawm.analysis.fidelity import REAL, STILL
 from dawm.analysis.film import FILM
 from dawm.analysis.statistics import RESAMPLES
-from dawm.analysis.style import ALGORITHMS, METHOD, REFERENCE
+from dawm.analysis.style import METHOD, REFERENCE, learner_name
 from dawm.analysis.tables import read_csv
 from dawm.config import Experiment, GeneratorSettings, RequestSettings, as_mapping, as_yaml
 from dawm.data.files import only_writer, write_text
@@ -39,7 +39,7 @@ def write_report(results: Path, experiment: Experiment) -> None:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"number": number, "points": points, "learner": lambda name: ALGORITHMS.get(name, name)}
+    environment.filters |= {"number": number, "points": points, "learner": learner_name}
     page = environment.get_template(TEMPLATE.name).render(
         experiment=experiment,
         version=__version__,
@@ -242,7 +242,7 @@ def png(content: bytes) -> str:
 
 
 def title(run: Run) -> str:
-    return f"{run.dataset}, {ALGORITHMS.get(run.algorithm, run.algorithm)}, {run.augmentation}, seed {run.seed}"
+    return f"{run.dataset}, {learner_name(run.algorithm)}, {run.augmentation}, seed {run.seed}"
 
 
 def moving(sealed: Sealed, name: str) -> str | None:

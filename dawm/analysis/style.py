@@ -49,9 +49,14 @@ def learners(table: pd.DataFrame) -> list[str]:
     return [name for name in names if name not in REFERENCES] or names
 
 
+def learner_name(algorithm: str) -> str:
+    """As people write it."""
+    return ALGORITHMS.get(algorithm, algorithm)
+
+
 def reference_name(algorithm: str, arm: str, quote: str = "") -> str:
     """Of a reference's line beside arms: its name, and the arm where it did not learn from the real data alone."""
-    name = ALGORITHMS.get(algorithm, algorithm)
+    name = learner_name(algorithm)
     return name if arm == REFERENCE else f"{name}, {quote}{arm}{quote}"
 
 
