@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -32,14 +32,12 @@ def _by_arms(pairs: pd.DataFrame) -> dict[tuple, dict[str, Any]]:
 
 def markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
     """IQM by arm, its distance from the reference, and the method's lead over it."""
-    lines = [
-        "| learner | data | arm | data sets × seeds | IQM (95 % interval) | above `real` | better on | "
-        f"`{METHOD}` above it | P(`{METHOD}` is better) |",
-        "|---|---:|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    parts = aggregates["data_fraction"].nunique() > 1
+    heads = ["data sets × seeds", "IQM (95 % interval)", f"above `{REFERENCE}`", "better on"]
+    lines = _head(parts, [*heads, f"`{METHOD}` above it", f"P(`{METHOD}` is better)"])
     for row in compared(aggregates, pairs):
         above, lead = row["above"], row["lead"]
-        cells = [learner_name(row["algorithm"]), f"{row['data_fraction']:.0%}", f"`{row['augmentation']}`"]
+        cells = _place(parts, row["algorithm"], row["data_fraction"], row["augmentation"])
         cells += [f"{row['datasets']} × {row['seeds']}", f"{row['value']:.1f} ({row['low']:.1f} to {row['high']:.1f})"]
         cells += [_difference(above), f"{above['better']} of {above['datasets']}"] if above else ["–", "–"]
         cells += [_difference(lead), _chance(lead)] if lead else ["–", "–"]
@@ -72,24 +70,33 @@ def iqm_markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
 
 def scores_markdown(scored: pd.DataFrame, pairs: pd.DataFrame) -> str:
     """Mean ± standard deviation over seeds by data set, a line for each learner, data fraction and arm."""
-    tasks = list(scored["whole"].unique())
-    lines = [
-        f"| learner | data | arm | {' | '.join(tasks)} | IQM above `{REFERENCE}` |",
-        f"|---|---:|---|{'---:|' * (len(tasks) + 1)}",
-    ]
+    tasks, parts = list(scored["whole"].unique()), scored["data_fraction"].nunique() > 1
+    lines = _head(parts, [*tasks, f"IQM above `{REFERENCE}`"])
     known = _by_arms(pairs)
     for (algorithm, fraction, arm), rows in scored.groupby(PANEL, sort=False):
         values = {task: group for task, group in rows.groupby("whole")[SCORE]}
-        cells = [spread(values[task]) if task in values else "–" for task in tasks]
+        cells = _place(parts, algorithm, fraction, arm)
+        cells += [spread(values[task]) if task in values else "–" for task in tasks]
         above = known.get((algorithm, fraction, arm, REFERENCE))
         cells.append(_difference(above) if above else "–")
-        lines.append(f"| {learner_name(algorithm)} | {fraction:.0%} | `{arm}` | {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def spread(values: pd.Series) -> str:
     """Mean ± standard deviation of a score."""
     return f"{values.mean():.1f} ± {values.std():.1f}" if len(values) > 1 else f"{values.iloc[0]:.1f}"
+
+
+def _head(parts: bool, columns: Sequence[str]) -> list[str]:
+    """A table's first two lines; the fraction of the data has a column where there are several."""
+    names = ["learner", *["data"] * parts, "arm", *columns]
+    rules = ["---", *["---:"] * parts, "---", *["---:"] * len(columns)]
+    return [f"| {' | '.join(names)} |", f"|{'|'.join(rules)}|"]
+
+
+def _place(parts: bool, algorithm: str, fraction: float, arm: str) -> list[str]:
+    return [learner_name(algorithm), *[f"{fraction:.0%}"] * parts, f"`{arm}`"]
 
 
 def _difference(pair: Mapping[str, Any]) -> str:
