@@ -19,11 +19,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from evidence import quote_tables
+from measuring import quote_tables
 
-from dawm.analysis.tables import write_table
 from dawm.config import Experiment, load_experiment
-from dawm.data.files import write_text
+from dawm.data.files import write_csv, write_text
 from dawm.data.sealed import PROVENANCE, open_sealed
 from dawm.data.transitions import NOT_APPLICABLE, Transitions, read_transitions
 from dawm.errors import InputError
@@ -118,7 +117,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     if output.is_file():
         table = merged(pd.read_csv(output), table)
-    write_table(output, table)
+    write_csv(output, table)
     write_text(output.with_suffix(".md"), markdown(table))
     quote_tables()
     print(markdown(table), end="")

@@ -28,13 +28,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from evidence import cut, refuse_unknown
+from measuring import ROOT, cut, refuse_unknown
 from scipy.stats import ttest_ind
 from torch import nn
 
 from dawm.analysis.statistics import bootstrap_interval
-from dawm.analysis.tables import write_table
+from dawm.analysis.style import learner_name
+from dawm.analysis.tables import LAST_EVALUATIONS
 from dawm.config import Experiment, load_experiment
+from dawm.data.files import write_csv
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import PROVENANCE, open_sealed
 from dawm.environments.evaluation import Evaluator
@@ -43,9 +45,6 @@ from dawm.errors import InputError
 from dawm.layout import Layout, Run
 from dawm.offline_rl.networks import Actor
 from dawm.offline_rl.policy import DeterministicPolicy
-
-ROOT = Path(__file__).resolve().parents[1]
-LAST = 10  # evaluations that are averaged
 
 
 def folder_of(layout: Layout, run: Run) -> Path:
@@ -125,7 +124,7 @@ def their_scores(folder: Path, task: Task, episodes: int, seed: int) -> list[flo
     """Normalised scores of the last snapshots, the newest last."""
     evaluator = Evaluator(task, episodes)
     found = []
-    for path in sorted(folder.glob("*.npz"))[-LAST:]:
+    for path in sorted(folder.glob("*.npz"))[-LAST_EVALUATIONS:]:
         returns = evaluator.returns(their_policy(path, task).act, seed, int(path.stem))
         found.append(float(task.normalized_score(returns).mean()))
     return found
@@ -136,7 +135,7 @@ def our_scores(layout: Layout, run: Run, published: pd.DataFrame) -> dict[str, f
     folder = layout.policy(run)
     if (folder / PROVENANCE).is_file():
         table = pd.read_csv(open_sealed(folder, "policy").folder / "evaluations.csv")["normalized_score"]
-        return {"last": table.iloc[-1], "mean10": table.iloc[-LAST:].mean()}
+        return {"last": table.iloc[-1], "mean10": table.iloc[-LAST_EVALUATIONS:].mean()}
     for row in matching(published, run, augmentation=run.augmentation):
         return {"last": row["normalized_score_last"], "mean10": row["normalized_score_mean10"]}
     return None
@@ -152,12 +151,14 @@ def matching(table: pd.DataFrame, run: Run, **more: str) -> list[dict]:
 def scores(
     experiment: Experiment, layout: Layout, known: pd.DataFrame, published: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """One row for each finished run of either side; rows of d3rlpy's runs that are `known` are not made again."""
+    """One row for each finished run of either side; rows that are `known` and not at hand any more are kept."""
     rows = []
     for run in runs_of(experiment):
         names = {"dataset": run.dataset, "algorithm": run.algorithm, "seed": run.seed}
         if ours := our_scores(layout, run, pd.DataFrame() if published is None else published):
             rows.append({**names, "code": "dawm", **ours})
+        elif old := matching(known, run, code="dawm"):
+            rows.append(old[0])
         if old := matching(known, run, code="d3rlpy"):
             rows.append(old[0])
         elif (folder_of(layout, run) / "seconds.json").is_file():
@@ -169,20 +170,18 @@ def scores(
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Mean and 95 % bootstrap interval over seeds, and the p-value of equal means (Welch's t-test, uncorrected)."""
+    """Mean and 95 % bootstrap interval over seeds, and the difference of the means with Welch's 95 % interval."""
     lines = [
-        "| data set | learner | seeds | ours, mean of the last 10 | d3rlpy | p | ours, last | d3rlpy | p |",
+        "| data set | learner | seeds | ours, mean of 10 | d3rlpy | difference | ours, last | d3rlpy | difference |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for (dataset, algorithm), rows in table.groupby(["dataset", "algorithm"], sort=False):
         cells = []
         for quantity in ("mean10", "last"):
             both = [rows.loc[rows["code"] == code, quantity].to_numpy() for code in ("dawm", "d3rlpy")]
-            cells += [cell(values) for values in both]
-            enough = min(map(len, both)) > 1
-            cells.append(f"{ttest_ind(*both, equal_var=False).pvalue:.2f}" if enough else "–")
+            cells += [*map(cell, both), difference(*both)]
         seeds = " and ".join(str((rows["code"] == code).sum()) for code in ("dawm", "d3rlpy"))
-        lines.append(f"| {dataset} | {algorithm} | {seeds} | {' | '.join(cells)} |")
+        lines.append(f"| {dataset} | {learner_name(algorithm)} | {seeds} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -191,6 +190,13 @@ def cell(values: np.ndarray) -> str:
         return f"{values[0]:.1f}" if len(values) else "–"
     low, high = bootstrap_interval(values, np.mean, seed=0)
     return f"{values.mean():.1f} ({low:.1f} to {high:.1f})"
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> str:
+    if min(len(ours), len(theirs)) < 2:
+        return "–"
+    interval = ttest_ind(ours, theirs, equal_var=False).confidence_interval()
+    return f"{ours.mean() - theirs.mean():+.1f} ({interval.low:+.1f} to {interval.high:+.1f})"
 
 
 def main() -> None:
@@ -216,7 +222,7 @@ def main() -> None:
     if parsed.d3rlpy:
         train_theirs(experiment, layout, parsed.d3rlpy, parsed.jobs, known)
     table = scores(experiment, layout, known, parsed.scores and pd.read_csv(parsed.scores))
-    write_table(path, table)
+    write_csv(path, table)
     (parsed.output / "agreement.md").write_text(markdown(table))
     sys.stdout.write(markdown(table))
 

@@ -23,8 +23,8 @@ from world_model import Case, measure_samplers
 
 from dawm.analysis.fidelity_page import pooled
 from dawm.analysis.style import COLORS, GREY, STYLE, save
-from dawm.analysis.tables import write_table
 from dawm.config import Experiment, GeneratorSettings, load_experiment
+from dawm.data.files import write_csv
 from dawm.data.sealed import open_sealed
 from dawm.layout import Layout
 
@@ -133,7 +133,7 @@ def main() -> None:
     experiment = load_experiment(parsed.config)
     table = study(experiment, parsed.results or ROOT / "results" / experiment.experiment)
     parsed.output.mkdir(parents=True, exist_ok=True)
-    write_table(parsed.output / "cost.csv", table)
+    write_csv(parsed.output / "cost.csv", table)
     (parsed.output / "cost.md").write_text(markdown(table))
     with plt.rc_context(STYLE):
         save(draw(table), parsed.output / "cost.png")

@@ -31,8 +31,8 @@ import torch
 from measuring import PUBLISHED, ROOT
 
 from dawm.analysis.fidelity_page import pooled
-from dawm.analysis.tables import write_table
 from dawm.config import Experiment, as_mapping, load_experiment
+from dawm.data.files import write_csv
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import read_transitions
 from dawm.inverse_dynamics import load_inverse_dynamics
@@ -214,7 +214,7 @@ def main() -> None:
     parsed.output.mkdir(parents=True, exist_ok=True)
     (parsed.output / "costs.json").write_text(json.dumps(costs, indent=1) + "\n")
     table = efficiency(experiment, layout, costs)
-    write_table(parsed.output / "efficiency.csv", table)
+    write_csv(parsed.output / "efficiency.csv", table)
     (parsed.output / "efficiency.md").write_text(markdown(table))
     sys.stdout.write(markdown(table))
 

@@ -13,31 +13,29 @@ sets that are complete; documents quote them anew.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import re
 import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
+from measuring import cut, quote_tables, refuse_unknown
 
 from dawm.analysis.comparison import compare
 from dawm.analysis.comparison_markdown import spread
 from dawm.analysis.figures import draw_all
 from dawm.analysis.report import write_report
 from dawm.analysis.style import learner_name
-from dawm.analysis.tables import read_csv, scores_of, write_table, write_tables
+from dawm.analysis.tables import read_csv, scores_of, write_tables
 from dawm.analysis.timings import write_timings
 from dawm.config import Experiment, as_yaml, load_experiment
-from dawm.data.files import whole_file, write_text
+from dawm.data.files import whole_file, write_csv, write_text
 from dawm.data.sealed import METADATA, PROVENANCE, open_sealed
 from dawm.errors import InputError
 from dawm.layout import Layout, animated_sets, filmed_runs, planners, runs, synthetic_sets
 
-DOCUMENTS = (Path("README.md"), Path("docs/results.md"))
 ARCHIVE = "runs.tar.xz"
 MOVING = ("films", "animations")
 """Lie beside the archive: large, and never changed, as the archive is with every run."""
@@ -60,17 +58,6 @@ def shown(experiment: Experiment) -> dict[Path, Path]:
     layout = Layout(Path())
     films = {layout.film(run): layout.policy(run) for run in filmed_runs(experiment.matrix())}
     return films | {layout.animation(*key): layout.assessment(*key) for key in animated_sets(experiment)}
-
-
-def cut(experiment: Experiment, *names: str) -> Experiment:
-    """To some of its data sets, in this order."""
-    return dataclasses.replace(experiment, datasets={name: experiment.datasets[name] for name in names})
-
-
-def refuse_unknown(key: str, names: Iterable[str], known: Collection[str]) -> None:
-    """InputError for the first of some names that the config does not have."""
-    if unknown := [name for name in names if name not in known]:
-        raise InputError(f"{key}: expected some of {', '.join(known)}, found {unknown[0]}")
 
 
 def sealed_in(published: Path) -> set[Path]:
@@ -103,7 +90,7 @@ def merge(published: Path, results: Path, output: Path) -> None:
             shutil.copytree(published / folder, output / folder)
     for source in sorted(results.rglob("*")):
         place = source.relative_to(results)
-        if kept(place) and source.is_file() and whole(source, results):
+        if kept(place) and source.is_file() and finished(source, results):
             (output / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, output / place)
 
@@ -115,7 +102,7 @@ def kept(place: Path) -> bool:
     return place.suffix not in LEFT_OUT and not any(part.startswith(".") for part in place.parts)
 
 
-def whole(file: Path, results: Path) -> bool:
+def finished(file: Path, results: Path) -> bool:
     """Of a sealed folder, or how long a job took."""
     return (file.parent / PROVENANCE).is_file() or file.relative_to(results).parts[0] == "benchmarks"
 
@@ -186,12 +173,12 @@ def ended_markdown(experiment: Experiment, ended: pd.DataFrame) -> str:
 
 def complete(experiment: Experiment, merged: Path) -> Experiment | None:
     """The experiment, of the data sets alone that are whole; first those that can be shown in motion."""
-    names = [name for name in experiment.datasets if sealed(merged, needed(experiment, name))]
-    names.sort(key=lambda name: not sealed(merged, shown(cut(experiment, name))))
+    names = [name for name in experiment.datasets if all_sealed(merged, needed(experiment, name))]
+    names.sort(key=lambda name: not all_sealed(merged, shown(cut(experiment, name))))
     return cut(experiment, *names) if names else None
 
 
-def sealed(merged: Path, folders: Iterable[Path]) -> bool:
+def all_sealed(merged: Path, folders: Iterable[Path]) -> bool:
     return all((merged / folder / PROVENANCE).is_file() for folder in folders)
 
 
@@ -207,7 +194,7 @@ def publish(experiment: Experiment, published: Path) -> str:
         ended = ended_runs(experiment, merged)
         if ended.empty:
             raise InputError(f"{experiment.experiment}: expected a run that has ended, found none")
-        write_table(published / "ended.csv", ended)
+        write_csv(published / "ended.csv", ended)
         write_text(published / "ended.md", ended_markdown(experiment, ended))
         whole = complete(experiment, merged.root)
         if whole is not None:
@@ -227,22 +214,10 @@ def publish_complete(whole: Experiment, merged: Layout, published: Path) -> None
     for folder in (merged.comparison, merged.figures):
         copy(folder, published / folder.name, [path.name for path in folder.glob("[a-z]*")])
     times = pd.read_csv(merged.timings / "timings.csv").drop(columns="disk_mib")  # of what is left of the folders
-    write_table(published / "timings" / "timings.csv", times)
-    if sealed(merged.root, shown(whole)):
+    write_csv(published / "timings" / "timings.csv", times)
+    if all_sealed(merged.root, shown(whole)):
         write_report(merged.root, whole)
         copy(merged.root, published, [merged.report.name])
-
-
-def quote_tables() -> None:
-    """In the documents that are there."""
-    for document in filter(Path.is_file, DOCUMENTS):
-        write_text(document, quoted(document.read_text(encoding="utf-8")))
-
-
-def quoted(document: str) -> str:
-    """The document with every table anew that stands between `<!-- results/published/….md -->` and `<!-- end -->`."""
-    place = re.compile(r"(<!-- (results/published/\S+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
-    return place.sub(lambda found: f"{found[1]}{Path(found[2]).read_text(encoding='utf-8')}{found[3]}", document)
 
 
 def copy(source: Path, target: Path, names: Sequence[str]) -> None:

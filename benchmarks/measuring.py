@@ -1,11 +1,14 @@
-"""What the benchmarks share: clocks, the machine's peak, and the file that a measurement ends in."""
+"""What the benchmarks share: parts of experiments, clocks, the machine's peak, and what a measurement ends in."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
+import re
 import time
+from collections.abc import Collection, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,37 @@ from typing import Any
 import torch
 
 from dawm.compute import Compute
+from dawm.config import Experiment
+from dawm.data.files import write_text
+from dawm.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "results" / "published" / "benchmarks"
+DOCUMENTS = (Path("README.md"), Path("docs/results.md"))
+"""Quote published tables."""
+
+
+def cut(experiment: Experiment, *names: str) -> Experiment:
+    """To some of its data sets, in this order."""
+    return dataclasses.replace(experiment, datasets={name: experiment.datasets[name] for name in names})
+
+
+def refuse_unknown(key: str, names: Iterable[str], known: Collection[str]) -> None:
+    """InputError for the first of some names that the config does not have."""
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"{key}: expected some of {', '.join(known)}, found {unknown[0]}")
+
+
+def quote_tables() -> None:
+    """In the documents that are there."""
+    for document in filter(Path.is_file, DOCUMENTS):
+        write_text(document, quoted(document.read_text(encoding="utf-8")))
+
+
+def quoted(document: str) -> str:
+    """The document with every table anew that stands between `<!-- results/published/….md -->` and `<!-- end -->`."""
+    place = re.compile(r"(<!-- (results/published/\S+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
+    return place.sub(lambda found: f"{found[1]}{Path(found[2]).read_text(encoding='utf-8')}{found[3]}", document)
 
 
 def clock(device: str) -> float:

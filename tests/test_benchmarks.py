@@ -145,13 +145,13 @@ def test_spread_needs_a_data_set(
 
 
 def test_documents_quote_the_published_tables_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    evidence = load("evidence")
+    measuring = load("measuring")
     monkeypatch.chdir(ROOT)
-    for document in evidence.DOCUMENTS:
+    for document in measuring.DOCUMENTS:
         text = document.read_text(encoding="utf-8")
-        assert evidence.quoted(text) == text, f"{document}: benchmarks/evidence.py publish writes its tables"
+        assert measuring.quoted(text) == text, f"{document}: benchmarks/evidence.py publish writes its tables"
         spoilt = text.replace("| `dawm` |", "| `dawm` | 1 ")
-        assert spoilt != text and evidence.quoted(spoilt) != spoilt
+        assert spoilt != text and measuring.quoted(spoilt) != spoilt
 
 
 # --- learners -----------------------------------------------------------------------------------------------------
@@ -273,5 +273,13 @@ def test_both_sides_stand_in_one_table_and_finished_rows_are_kept(
     pd.testing.assert_frame_equal(again, table)
     elsewhere = agreement.scores(experiment, Layout(tmp_path / "another machine"), table, published(table))
     pd.testing.assert_frame_equal(elsewhere, table)
+    pd.testing.assert_frame_equal(agreement.scores(experiment, Layout(tmp_path / "another machine"), table), table)
     line = agreement.markdown(table).splitlines()[-1]
-    assert line.startswith("| hopper | td3_bc | 2 and 1 | ") and f"{table['mean10'][1]:.1f} | " in line
+    assert line.startswith("| hopper | TD3+BC | 2 and 1 | ") and f"{table['mean10'][1]:.1f} | – | " in line
+
+
+def test_agreement_is_told_by_the_difference_and_its_interval(agreement: ModuleType) -> None:
+    table = pd.DataFrame({"dataset": "hopper", "algorithm": "iql", "code": ["dawm"] * 3 + ["d3rlpy"] * 3})
+    table["mean10"] = table["last"] = [11.0, 12, 13, 8, 10, 12]
+    # standard error √(1/3 + 4/3), Welch's degrees of freedom 2.94, t 3.22
+    assert agreement.markdown(table).splitlines()[-1].split(" | ")[5] == "+2.0 (-2.2 to +6.2)"

@@ -32,6 +32,7 @@ def table(arms: dict[str, Effect], algorithm: str = "td3_bc", fraction: float = 
             "seed": seed,
             "world_model_seed": None if arm == "real" else seed % 3,
             "data_fraction": fraction,
+            "episodes": 5,
             "normalized_score_mean10": base[task, seed] + effect(task, arm, seed),
             "whole": task,
         }
@@ -137,6 +138,40 @@ def test_arms_are_compared_on_the_data_sets_that_they_share(tmp_path: Path) -> N
     found = written(tmp_path, scores[~gone])
     assert set(found["aggregates"]["datasets"]) == {1}
     assert set(found["differences"]["dataset"]) == {"hopper-medium"}
+    note = f"TD3+BC: {TASKS[1]} is in no IQM and no comparison, since `dawm` has no score with seed 0, 1, 2, 3, 4."
+    for page in ("comparison.md", "iqm.md", "scores.md"):
+        assert (tmp_path / "comparison" / page).read_text().splitlines()[-1] == note
+    assert open_sealed(tmp_path / "comparison", "comparison").metadata["notes"] == [note]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_one_run_without_a_score_takes_away_is_said(tmp_path: Path, value: float) -> None:
+    scores = table({"real": nothing, "dawm": five})
+    lost = (scores["augmentation"] == "dawm") & (scores["seed"] == 2)
+    scores.loc[lost & (scores["whole"] == TASKS[0]), "normalized_score_mean10"] = value
+    written(tmp_path / "one", scores)
+    scores.loc[lost, "normalized_score_mean10"] = value
+    both = written(tmp_path / "both", scores)
+    said = [open_sealed(tmp_path / name / "comparison", "comparison").metadata["notes"] for name in ("one", "both")]
+    why = "in no IQM and no comparison, since `dawm` has no score with seed 2."
+    assert said == [
+        [f"TD3+BC: {TASKS[0]} is {why}"],
+        [f"TD3+BC: seed 2 of {task} is {why}" for task in TASKS],
+    ]
+    assert set(both["aggregates"]["seeds"]) == {4} and set(both["pairs"]["datasets"]) == {2}
+
+
+def test_one_seed_has_no_interval_and_one_world_model_is_said(tmp_path: Path) -> None:
+    scores = table({"real": nothing, "dawm": five})
+    single = written(tmp_path / "single", scores[scores["seed"] == 3])
+    ends = pd.concat([single["aggregates"][["low", "high"]], single["pairs"][["low", "high", "probability_low"]]])
+    assert len(ends) and ends.isna().all(axis=None)
+    assert "| `dawm` | " in (page := (tmp_path / "single" / "comparison" / "iqm.md").read_text())
+    assert "nan" not in page and " to " not in page
+    scores.loc[scores["augmentation"] == "dawm", "world_model_seed"] = 0
+    written(tmp_path / "shared", scores)
+    notes = open_sealed(tmp_path / "shared" / "comparison", "comparison").metadata["notes"]
+    assert notes == ["TD3+BC: all seeds share one world model, so no interval holds what world models differ in."]
 
 
 def test_scores_stand_by_learner_arm_and_data_set(tmp_path: Path) -> None:
@@ -144,7 +179,7 @@ def test_scores_stand_by_learner_arm_and_data_set(tmp_path: Path) -> None:
     gone = (scores["augmentation"] == "dawm") & (scores["whole"] == TASKS[1])
     single = table({"real": nothing}, "bc").query("seed == 2")
     written(tmp_path, scores[~gone], single)
-    lines = (tmp_path / "comparison" / "scores.md").read_text().splitlines()
+    lines = (tmp_path / "comparison" / "scores.md").read_text().splitlines()[:5]
     base = 7 * np.array([0, 3, 1, 4, 2])
     means, std = (10 * len(TASKS[0]) + base.mean(), 10 * len(TASKS[1]) + base.mean()), base.std(ddof=1)
     assert lines == [
@@ -221,8 +256,21 @@ def test_families_of_arms_show_what_choosing_among_them_costs(tmp_path: Path) ->
     np.testing.assert_allclose(
         found["value"] - base, [5, (1 + 3 * 5 + 5 * 9) / 9, (1 + 7 * 5 + 19 * 9) / 27], rtol=1e-4
     )
-    assert (found["low"] < found["value"]).all() and (found["value"] < found["high"]).all()
+    assert (found["least"] < found["value"]).all() and (found["value"] < found["largest"]).all()
+    assert found["episodes"].tolist() == [k * 2 * 4 * 50 for k in (1, 2, 3)]  # data sets, seeds, episodes of a score
     assert (tmp_path / "comparison" / "budget.png").is_file()
+
+
+def test_the_seed_that_judges_a_choice_has_no_part_in_it(tmp_path: Path) -> None:
+    """Two configurations that are alike but for one lucky seed each: who chose by all seeds would gain by it."""
+    arms: dict[str, Effect] = {
+        "dawm": lambda task, arm, seed: 30.0 * (seed == 0),
+        "dawm__far": lambda task, arm, seed: 30.0 * (seed == 1),
+    }
+    found = written(tmp_path, table(arms))["budgets"]
+    base = table({"real": nothing})["normalized_score_mean10"].mean()
+    # without seed 0 the other one is chosen, and the other way round; without any other both are alike
+    assert found["value"].iloc[0] == pytest.approx(base + 6) and found["value"].iloc[1] < base + 6
 
 
 def test_runs_without_a_score_are_left_out_and_counted(tmp_path: Path) -> None:

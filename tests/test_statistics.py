@@ -10,7 +10,8 @@ from scipy import stats
 
 from dawm.analysis.statistics import (
     bootstrap_interval,
-    expected_best,
+    expected_choice,
+    hierarchical_interval,
     interquartile_mean,
     percentile_interval,
     performance_profile,
@@ -86,10 +87,19 @@ def test_replicates_draw_groups_and_then_runs_of_them() -> None:
     found = groups[drawn]
     # places 0 and 3 belong to the first drawn group, 1 and 4 to the second
     assert (found[:, 0] == found[:, 3]).all() and (found[:, 1] == found[:, 4]).all()
-    shares = [(found[:, :3] == name).mean() for name in "abc"]
-    np.testing.assert_allclose(shares, 1 / 3, atol=0.02)  # groups alike, whatever their size
-    first = [(drawn[:, 0] == run).mean() for run in range(5)]
-    np.testing.assert_allclose(first, [1 / 6, 1 / 6, 1 / 6, 1 / 3, 1 / 6], atol=0.02)
+    np.testing.assert_allclose(np.bincount(drawn.ravel()) / drawn.size, 1 / 5, atol=0.02)  # runs alike
+
+
+def test_hierarchical_intervals_lie_about_the_estimate_and_are_wider_than_the_plain_one() -> None:
+    values, groups = np.array([10.0, 0.0, 11.0, 30.0, 1.0]), np.array(["a", "b", "a", "c", "b"])
+    low, high = hierarchical_interval(values, groups, np.mean)
+    means = values[resampled_runs(groups, 20_000, np.random.default_rng(1))].mean(1)
+    assert means.mean() == pytest.approx(values.mean(), abs=0.2)  # not drawn towards the run that is alone
+    np.testing.assert_allclose([low, high], np.percentile(means, [2.5, 97.5]), atol=2)
+    alone = hierarchical_interval(values, np.arange(5), np.mean)
+    np.testing.assert_allclose(alone, bootstrap_interval(values, np.mean, seed=0), atol=1)
+    assert high - low > 1.2 * (alone[1] - alone[0])
+    assert np.isnan(hierarchical_interval(values[:1], groups[:1], np.mean)).all()
 
 
 def test_replicates_of_runs_without_groups_are_the_plain_bootstrap() -> None:
@@ -128,11 +138,19 @@ def test_performance_profile_counts_what_is_above() -> None:
     assert found.tolist() == [[0.75, 0.25, 0.25], [1.0, 0.0, 0.0]]
 
 
-def test_expected_best_is_the_mean_over_all_draws() -> None:
-    values = np.array([3.0, 1.0, 7.0, 1.5])
+def test_expected_choice_is_the_mean_over_all_draws() -> None:
+    choosing, judged = np.array([3.0, 1.0, 7.0, 1.5]), np.array([10.0, 20.0, 5.0, 0.0])
     for k in (1, 2, 3):
-        draws = [max(drawn) for drawn in itertools.product(values, repeat=k)]
-        np.testing.assert_allclose(expected_best(values, np.array([k])), np.mean(draws))
-    stacked = expected_best(np.stack([values, 2 * values]), np.array([1, 2]))
-    np.testing.assert_allclose(stacked[1], 2 * stacked[0])
-    assert expected_best(values, np.array([1000]))[0] == pytest.approx(7)
+        draws = [judged[max(drawn, key=choosing.__getitem__)] for drawn in itertools.product(range(4), repeat=k)]
+        np.testing.assert_allclose(expected_choice(choosing, judged, np.array([k])), np.mean(draws))
+    assert expected_choice(choosing, judged, np.array([1000]))[0] == pytest.approx(5)
+
+
+def test_a_choice_among_equals_gains_nothing_where_others_judge_it() -> None:
+    rng, tried = np.random.default_rng(0), np.array([8])
+    noise = rng.normal(0, 1, (2, 500, 8))
+    own, others = (
+        np.mean([expected_choice(chosen_by, judged, tried) for chosen_by, judged in zip(noise[0], judges, strict=True)])
+        for judges in (noise[0], noise[1])
+    )
+    assert own > 1 and abs(others) < 0.15

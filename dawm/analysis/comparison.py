@@ -3,7 +3,8 @@
 Statistics are those of Agarwal et al. 2021 ("Deep RL at the Edge of the Statistical Precipice"): IQM, performance
 profiles, probability of improvement. Intervals are 95 % percentile bootstrap intervals, stratified by data set,
 hierarchical over world models, and paired: one replicate draws the same seeds for every arm. The probability of
-improvement compares runs that are not paired, and its replicates draw the seeds of either arm alone.
+improvement compares runs that are not paired, and its replicates draw the seeds of either arm alone. Arms are compared
+on the data sets and seeds for which all of them have a score; what that leaves out is said below every table.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from dawm.analysis.comparison_figures import draw_comparison
 from dawm.analysis.comparison_markdown import PANEL, SCORE, iqm_markdown, markdown, scores_markdown
 from dawm.analysis.statistics import (
     RESAMPLES,
-    expected_best,
+    expected_choice,
     interquartile_mean,
     percentile_interval,
     performance_profile,
     probability_of_improvement,
     resampled_runs,
 )
-from dawm.analysis.style import REFERENCE
-from dawm.analysis.tables import write_table
-from dawm.data.files import only_writer, read_bytes, write_text
+from dawm.analysis.style import REFERENCE, learner_name
+from dawm.analysis.tables import LAST_EVALUATIONS
+from dawm.data.files import only_writer, read_bytes, write_csv, write_text
 from dawm.data.sealed import seal, unseal
 from dawm.errors import InputError
 
 KEY = ["whole", "data_fraction", "algorithm", "augmentation", "seed"]
+NUMBERS = ["world_model_seed", "episodes", SCORE]
 VARIANT = "__"
 """Between an arm's name and what is different in one of its variants."""
-MARKDOWN = ("comparison.md", "iqm.md", "scores.md")
 THRESHOLDS = np.arange(0.0, 121.0, 2.0)
 
 
@@ -47,7 +48,7 @@ class Panel:
 
     scores: float64 [tasks, seeds] by arm; tasks: the data sets that every arm has, parts by the name of the whole;
     replicates, others: seeds drawn by each bootstrap replicate, int64 [resamples, tasks, seeds], the same for all arms;
-    two independent draws.
+    two independent draws; episodes: that a score is the mean of; notes: what a reader of its numbers must know.
     """
 
     algorithm: str
@@ -56,6 +57,17 @@ class Panel:
     scores: Mapping[str, np.ndarray]
     replicates: np.ndarray
     others: np.ndarray
+    episodes: int
+    notes: Sequence[str]
+
+    @property
+    def seeds(self) -> int:
+        return self.replicates.shape[2]
+
+    def interval(self, replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of a statistic [resamples, ...]; not a number where one seed tells nothing about others."""
+        low, high = percentile_interval(replicates)
+        return (low, high) if self.seeds > 1 else (np.full_like(low, np.nan), np.full_like(high, np.nan))
 
     def replicated(self, arm: str) -> np.ndarray:
         """Scores of the replicates, float64 [resamples, tasks, seeds]."""
@@ -67,13 +79,14 @@ class Panel:
 
 
 def compare(scores: Sequence[Path], output: Path) -> None:
-    """Writes `output`: a CSV file for each of TABLES, the same for people in MARKDOWN, and figures, sealed.
+    """Writes `output`: a CSV file for each of TABLES, the same for people in Markdown, and figures, sealed.
 
     scores: tables `scores.csv` of one or several experiments; runs without a normalised score are left out.
     """
     table = read_scores(scores)
-    scored = table[table[SCORE].notna()]
+    scored = table[np.isfinite(table[SCORE])]
     found = list(panels(scored))
+    notes = [note for panel in found for note in panel.notes]
     tables = {
         name: pd.DataFrame([row for panel in found for row in rows(panel)], columns=columns)
         for name, (rows, columns) in TABLES.items()
@@ -81,20 +94,25 @@ def compare(scores: Sequence[Path], output: Path) -> None:
     with only_writer(output):
         unseal(output)
         for name, rows in tables.items():
-            write_table(output / f"{name}.csv", rows)
-        write_text(output / "comparison.md", markdown(tables["aggregates"], tables["pairs"]))
-        write_text(output / "iqm.md", iqm_markdown(tables["aggregates"], tables["pairs"]))
-        write_text(output / "scores.md", scores_markdown(scored, tables["pairs"]))
+            write_csv(output / f"{name}.csv", rows)
+        pages = {
+            "comparison.md": markdown(tables["aggregates"], tables["pairs"]),
+            "iqm.md": iqm_markdown(tables["aggregates"], tables["pairs"]),
+            "scores.md": scores_markdown(scored, tables["pairs"]),
+        }
+        for name, page in pages.items():
+            write_text(output / name, "\n".join([page, *(f"{note}\n" for note in notes)]))
         figures = draw_comparison(tables, output)
         seal(
             output,
             "comparison",
-            files=[*(f"{name}.csv" for name in tables), *MARKDOWN, *figures],
+            files=[*(f"{name}.csv" for name in tables), *pages, *figures],
             settings={},
             metadata={
                 "scores": {str(path): hashlib.sha256(read_bytes(path)).hexdigest() for path in scores},
                 "runs": len(scored),
                 "runs_without_score": len(table) - len(scored),
+                "notes": notes,
             },
         )
 
@@ -114,10 +132,10 @@ def _read(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected a table scores.csv, found: {' '.join(str(error).split())}") from error
-    absent = [name for name in (*KEY, "world_model_seed", SCORE) if name not in table]
+    absent = [name for name in (*KEY, *NUMBERS) if name not in table]
     if absent:
         raise InputError(f"{path}: expected a table scores.csv, found no column {absent[0]!r}")
-    for name in ("data_fraction", "seed", "world_model_seed", SCORE):
+    for name in ("data_fraction", "seed", *NUMBERS):
         try:
             table[name] = pd.to_numeric(table[name])
         except (ValueError, TypeError) as error:
@@ -139,7 +157,29 @@ def panels(table: pd.DataFrame) -> Iterator[Panel]:
         rng = np.random.default_rng(0)
         groups = [groups_of(rows, task, shared.loc[task].index) for task in tasks]
         draws = [np.stack([resampled_runs(names, RESAMPLES, rng) for names in groups], axis=1) for _ in range(2)]
-        yield Panel(str(algorithm), float(fraction), tasks, scores, *draws)
+        episodes = LAST_EVALUATIONS * int(rows["episodes"].max())
+        notes = [f"{learner_name(str(algorithm))}: {said}." for said in (*left_out(wide, tasks), *alike(rows))]
+        yield Panel(str(algorithm), float(fraction), tasks, scores, draws[0], draws[1], episodes, notes)
+
+
+def left_out(wide: pd.DataFrame, tasks: Sequence[str]) -> Iterator[str]:
+    """What of a learner's scores (a column by arm, NaN where there is none) is compared for no arm, and why."""
+    for task, rows in wide.groupby(level="whole", sort=False):
+        gaps = rows.isna()
+        lacking = gaps.any(axis=1)
+        if task in tasks and not lacking.any():
+            continue
+        seeds = ", ".join(str(seed) for _, seed in rows.index[lacking])
+        without = ", ".join(f"`{arm}`" for arm in rows if gaps[arm].any())
+        why = f"{without} has no score with seed {seeds}" if seeds else "other data sets have more seeds"
+        what = f"seed {seeds} of {task}" if task in tasks else task
+        yield f"{what} is in no IQM and no comparison, since {why}"
+
+
+def alike(rows: pd.DataFrame) -> Iterator[str]:
+    """Said where intervals cannot hold what world models differ in."""
+    if rows["seed"].nunique() > 1 and rows["world_model_seed"].nunique() == 1:
+        yield "all seeds share one world model, so no interval holds what world models differ in"
 
 
 def groups_of(rows: pd.DataFrame, task: str, seeds: pd.Index) -> np.ndarray:
@@ -163,7 +203,7 @@ def aggregate_rows(panel: Panel) -> Iterator[dict[str, object]]:
     for arm, values in panel.scores.items():
         replicates = panel.replicated(arm)
         for name, statistic in STATISTICS.items():
-            low, high = percentile_interval(statistic(replicates))
+            low, high = panel.interval(statistic(replicates))
             yield {
                 **_place(panel),
                 "augmentation": arm,
@@ -172,7 +212,7 @@ def aggregate_rows(panel: Panel) -> Iterator[dict[str, object]]:
                 "low": low,
                 "high": high,
                 "datasets": len(panel.tasks),
-                "seeds": values.shape[1],
+                "seeds": panel.seeds,
             }
 
 
@@ -184,8 +224,8 @@ def pair_rows(panel: Panel) -> Iterator[dict[str, object]]:
     others = {arm: panel.otherwise_replicated(arm) for arm in panel.scores}
     for arm, other in itertools.permutations(panel.scores, 2):
         x, y = panel.scores[arm], panel.scores[other]
-        low, high = percentile_interval(iqm(replicates[arm]) - iqm(replicates[other]))
-        chance_low, chance_high = percentile_interval(probability_of_improvement(replicates[arm], others[other]))
+        low, high = panel.interval(iqm(replicates[arm]) - iqm(replicates[other]))
+        chance_low, chance_high = panel.interval(probability_of_improvement(replicates[arm], others[other]))
         differences = x.mean(1) - y.mean(1)
         yield {
             **_place(panel),
@@ -209,7 +249,7 @@ def profile_rows(panel: Panel) -> Iterator[dict[str, object]]:
     for arm, values in panel.scores.items():
         shares = performance_profile(values.ravel(), THRESHOLDS)
         replicates = panel.replicated(arm).reshape(len(panel.replicates), -1)
-        lows, highs = percentile_interval(performance_profile(replicates, THRESHOLDS))
+        lows, highs = panel.interval(performance_profile(replicates, THRESHOLDS))
         for score, share, low, high in zip(THRESHOLDS, shares, lows, highs, strict=True):
             yield {**_place(panel), "augmentation": arm, "score": score, "share": share, "low": low, "high": high}
 
@@ -226,27 +266,34 @@ def difference_rows(panel: Panel) -> Iterator[dict[str, object]]:
 
 
 def budget_rows(panel: Panel) -> Iterator[dict[str, object]]:
-    """Of every family of arms (NAME and NAME__variant): the mean score to be expected of the best of k configurations
-    that were tried online, and NAME's own, which costs no trial."""
+    """Of every family of arms (NAME and NAME__variant): the score to be expected, on a seed that did not choose, of the
+    best of k configurations by the mean of the other seeds, mean over the seeds left out, least and largest; the online
+    episodes that the choice takes; and NAME's own score, which takes none."""
     families: dict[str, list[str]] = {}
     for arm in panel.scores:
         families.setdefault(arm.partition(VARIANT)[0], []).append(arm)
     for family, arms in families.items():
-        if len(arms) < 2:
+        if len(arms) < 2 or panel.seeds < 2:
             continue
         tried = np.arange(1, len(arms) + 1)
-        means = np.array([panel.scores[arm].mean() for arm in arms])
-        replicates = np.stack([panel.replicated(arm).mean((-1, -2)) for arm in arms], axis=-1)
-        low, high = percentile_interval(expected_best(replicates, tried))
+        scores = np.stack([panel.scores[arm].mean(0) for arm in arms])
+        judged = np.stack(
+            [
+                expected_choice(np.delete(scores, seed, axis=1).mean(1), scores[:, seed], tried)
+                for seed in range(panel.seeds)
+            ]
+        )
+        trial = len(panel.tasks) * (panel.seeds - 1) * panel.episodes
         fixed = panel.scores[family].mean() if family in panel.scores else np.nan
-        for place, value in enumerate(expected_best(means, tried)):
+        for k, values in zip(tried.tolist(), judged.T, strict=True):
             yield {
                 **_place(panel),
                 "family": family,
-                "configurations": int(tried[place]),
-                "value": value,
-                "low": low[place],
-                "high": high[place],
+                "configurations": k,
+                "episodes": k * trial,
+                "value": values.mean(),
+                "least": values.min(),
+                "largest": values.max(),
                 "fixed": fixed,
             }
 
@@ -263,7 +310,10 @@ TABLES: dict[str, tuple[Callable[[Panel], Iterator[dict[str, object]]], list[str
     ),
     "differences": (difference_rows, [*PANEL, "dataset", "score", "difference"]),
     "profiles": (profile_rows, [*PANEL, "score", "share", "low", "high"]),
-    "budgets": (budget_rows, [*PANEL[:2], "family", "configurations", "value", "low", "high", "fixed"]),
+    "budgets": (
+        budget_rows,
+        [*PANEL[:2], "family", "configurations", "episodes", "value", "least", "largest", "fixed"],
+    ),
 }
 """What makes the rows of each table, and its columns, which an empty one has too."""
 

@@ -119,7 +119,7 @@ def draw_profiles(profiles: pd.DataFrame) -> Figure:
     """Share of an arm's runs above each score; of many arms only those that others are measured by have bands."""
     styles = arm_styles(profiles["augmentation"])
     shown = banded(styles)
-    top = profiles.loc[profiles["high"] > 0, "score"].max()
+    top = profiles.loc[profiles[["share", "high"]].max(axis=1) > 0, "score"].max()
     figure, panels = learner_panels(profiles, height=3.2)
     for rows, axes in panels:
         for arm, line in rows.groupby("augmentation", sort=False):
@@ -153,17 +153,18 @@ def by_fraction(aggregates: pd.DataFrame) -> Figure:
 
 
 def by_budget(budgets: pd.DataFrame) -> Figure:
-    """Score to be expected of the best of k configurations; dotted: of the one that was fixed beforehand."""
+    """Score to be expected, on a seed that did not choose, of the best of k configurations (a dot each), over the seeds
+    left out, against the episodes that choosing it takes; dotted: of the one that was fixed beforehand."""
     styles = arm_styles(budgets["family"])
     figure, panels = learner_panels(budgets, height=3.2)
     for rows, axes in panels:
         for family, line in rows.groupby("family", sort=False):
             color, dash = styles[str(family)]
-            axes.fill_between(line["configurations"], line["low"], line["high"], color=color, alpha=0.12, linewidth=0)
-            axes.plot(line["configurations"], line["value"], color=color, linestyle=dash, label=family)
+            axes.fill_between(line["episodes"], line["least"], line["largest"], color=color, alpha=0.12, linewidth=0)
+            axes.plot(line["episodes"], line["value"], "o", color=color, linestyle=dash, markersize=3, label=family)
             axes.axhline(line["fixed"].iloc[0], color=color, linestyle=":", linewidth=1.2)
-        axes.set(xlabel="configurations tried online", ylabel="expected score of the best")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="online episodes that the choice takes", ylabel="score on a seed left out")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     outer_legend(figure)
     return figure
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dawm.analysis.style import METHOD, REFERENCE, learner_name, learners, reference_name
@@ -38,7 +39,7 @@ def markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
     for row in compared(aggregates, pairs):
         above, lead = row["above"], row["lead"]
         cells = _place(parts, row["algorithm"], row["data_fraction"], row["augmentation"])
-        cells += [f"{row['datasets']} × {row['seeds']}", f"{row['value']:.1f} ({row['low']:.1f} to {row['high']:.1f})"]
+        cells += [f"{row['datasets']} × {row['seeds']}", _estimate(row, "value", ".1f")]
         cells += [_difference(above), f"{above['better']} of {above['datasets']}"] if above else ["–", "–"]
         cells += [_difference(lead), _chance(lead)] if lead else ["–", "–"]
         lines.append(f"| {' | '.join(cells)} |")
@@ -53,7 +54,7 @@ def iqm_markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
     cells: dict[str, dict[tuple[str, float], str]] = {}
     for row in compared(aggregates, pairs):
         algorithm, fraction = row["algorithm"], row["data_fraction"]
-        numbers = f"{row['value']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
+        numbers = _estimate(row, "value", ".1f")
         if algorithm in columns:
             above = _difference(row["above"]) if row["above"] else "–"
             cells.setdefault(f"`{row['augmentation']}`", {})[algorithm, fraction] = f"{numbers} | {above}"
@@ -100,10 +101,15 @@ def _place(parts: bool, algorithm: str, fraction: float, arm: str) -> list[str]:
 
 
 def _difference(pair: Mapping[str, Any]) -> str:
-    return f"{pair['iqm_difference']:+.1f} ({pair['low']:+.1f} to {pair['high']:+.1f})"
+    return _estimate(pair, "iqm_difference", "+.1f")
 
 
 def _chance(pair: Mapping[str, Any]) -> str:
-    names = ("probability_of_improvement", "probability_low", "probability_high")
-    value, low, high = (pair[name] for name in names)
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"
+    names = {"low": pair["probability_low"], "high": pair["probability_high"]}
+    return _estimate({**pair, **names}, "probability_of_improvement", ".2f")
+
+
+def _estimate(row: Mapping[str, Any], name: str, style: str) -> str:
+    """A number and its interval, where there is one."""
+    value, low, high = (f"{row[key]:{style}}" for key in (name, "low", "high"))
+    return value if np.isnan(row["low"]) else f"{value} ({low} to {high})"

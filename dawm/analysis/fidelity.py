@@ -18,7 +18,7 @@ from dawm.analysis.distances import Reference, compare
 from dawm.analysis.replaying import Errors, errors_at_best_actions, one_step_change, replay, still_copy
 from dawm.analysis.statistics import Statistic, bootstrap_interval
 from dawm.config import AssessmentSettings, as_mapping
-from dawm.data.files import only_writer, write_text
+from dawm.data.files import only_writer, write_csv
 from dawm.data.sealed import open_sealed, seal, unseal
 from dawm.data.transitions import Transitions, held_out_rows, read_transitions
 from dawm.dynamics import usable_pairs
@@ -157,8 +157,8 @@ def assess(
     with only_writer(output):
         unseal(output)
         table = pd.DataFrame(rows, columns=COLUMNS)
-        write_text(output / "fidelity.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-        write_text(output / "inverse_dynamics.csv", pairs.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        write_csv(output / "fidelity.csv", table)
+        write_csv(output / "inverse_dynamics.csv", pairs)
         seal(
             output,
             "assessment",

@@ -17,9 +17,9 @@ from matplotlib.ticker import MaxNLocator
 
 from dawm.analysis.fidelity import REAL, STILL
 from dawm.analysis.style import GREY, STYLE, Styles, arm_styles, save
-from dawm.analysis.tables import assessed, check_scales, read_csv, write_table
+from dawm.analysis.tables import assessed, check_scales, read_csv
 from dawm.config import Experiment, as_mapping
-from dawm.data.files import only_writer, write_text
+from dawm.data.files import only_writer, write_csv, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
 from dawm.layout import Layout, all_synthetic_sets, trained_models
 
@@ -48,8 +48,8 @@ def write_fidelity(results: Path, experiment: Experiment) -> None:
     styles = arm_styles(experiment.generators)
     with only_writer(layout.fidelity):
         unseal(layout.fidelity)
-        write_table(layout.fidelity / "fidelity.csv", table)
-        write_table(layout.fidelity / "models.csv", last_evaluations(models))
+        write_csv(layout.fidelity / "fidelity.csv", table)
+        write_csv(layout.fidelity / "models.csv", last_evaluations(models))
         write_text(layout.fidelity / "fidelity.md", markdown(table))
         with plt.rc_context(STYLE):
             figure = page(table, styles)

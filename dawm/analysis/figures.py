@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dawm.analysis.fidelity import REAL, STILL
-from dawm.analysis.statistics import bootstrap_interval, interquartile_mean
+from dawm.analysis.statistics import hierarchical_interval, interquartile_mean
 from dawm.analysis.style import (
     COLORS,
     GREY,
@@ -27,7 +27,7 @@ from dawm.analysis.style import (
     outer_legend,
     save,
 )
-from dawm.analysis.tables import read_csv
+from dawm.analysis.tables import read_csv, world_models_of
 from dawm.data.files import only_writer
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
 
@@ -58,11 +58,12 @@ def draw_all(tables: Path, output: Path) -> None:
 def learning_curves(sealed: Sealed) -> Figure:
     """Score against gradient steps: mean over seeds, and a 95 % bootstrap interval of it (see `banded`)."""
     curves, datasets = read_csv(sealed, "learning_curves.csv"), read_csv(sealed, "datasets.csv")
+    runs = read_csv(sealed, "scores.csv")
     styles = styles_of(sealed)
     shown = banded(styles)
     figure, panels = grid(curves)
     for (dataset, algorithm), axes in panels.items():
-        chosen = of_panel(curves, dataset, algorithm)
+        chosen, ended = of_panel(curves, dataset, algorithm), of_panel(runs, dataset, algorithm)
         scored = chosen["normalized_score"].notna().any()
         quantity = "normalized_score" if scored else "return_mean"
         for arm, group in chosen.groupby("augmentation", sort=False):
@@ -71,7 +72,10 @@ def learning_curves(sealed: Sealed) -> Figure:
             table = group.pivot_table(index="step", columns="seed", values=quantity)
             steps, mean = table.index.to_numpy(), table.mean(axis=1).to_numpy()
             if arm in shown:
-                interval = np.array([bootstrap_interval(row, np.mean, seed=0) for row in table.to_numpy()])
+                groups = world_models_of(
+                    ended[ended["augmentation"] == arm].set_index("seed", drop=False).loc[table.columns]
+                )
+                interval = np.array([hierarchical_interval(row, groups, np.mean) for row in table.to_numpy()])
                 axes.fill_between(steps, interval[:, 0], interval[:, 1], color=color, alpha=0.18, linewidth=0)
             axes.plot(steps, mean, color=color, linestyle=line, linewidth=width, label=arm)
         behaviour = datasets.set_index("dataset").loc[dataset, "normalized_score_mean" if scored else "return_mean"]
@@ -94,8 +98,9 @@ def score_intervals(sealed: Sealed) -> Figure:
         quantity = "normalized_score_mean10" if scored else "return_last"
         for place, arm in enumerate(arms):
             color = styles[arm][0]
-            values = chosen.loc[chosen["augmentation"] == arm, quantity].to_numpy()
-            low, high = bootstrap_interval(values, interquartile_mean, seed=0)
+            rows = chosen[chosen["augmentation"] == arm]
+            values = rows[quantity].to_numpy()
+            low, high = hierarchical_interval(values, world_models_of(rows), interquartile_mean)
             axes.plot([low, high], [place, place], color=color, alpha=0.35, linewidth=7, solid_capstyle="butt")
             axes.plot(interquartile_mean(values), place, "|", color=color, markersize=14, markeredgewidth=2.5)
             axes.plot(values, np.full(len(values), place), "o", color=color, markersize=4, markeredgecolor="white")

@@ -13,7 +13,7 @@ import pandas as pd
 from dawm.analysis.physics import Physics, check_physics
 from dawm.config import EnvironmentSettings, ExportSettings, InspectionSettings, as_mapping
 from dawm.data.export import episode_returns
-from dawm.data.files import only_writer, write_json, write_text
+from dawm.data.files import only_writer, write_csv, write_json
 from dawm.data.sealed import PROVENANCE, Sealed, open_sealed, seal, unseal
 from dawm.data.sources import open_source
 from dawm.data.sources.hdf5 import count_not_finite
@@ -156,7 +156,7 @@ def save_inspection(inspection: Inspection, settings: InspectionSettings, output
     with only_writer(output):
         unseal(output)
         write_json(output / "inspection.json", inspection.summary())
-        write_text(output / "episodes.csv", episodes.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        write_csv(output / "episodes.csv", episodes)
         draw_inspection(inspection, output / "inspection.png")
         seal(
             output,

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from dawm.analysis.dataset_figures import draw_returns
-from dawm.analysis.tables import read_csv, write_table
+from dawm.analysis.tables import read_csv
 from dawm.config import Matrix, as_mapping
-from dawm.data.files import only_writer, write_text
+from dawm.data.files import only_writer, write_csv, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
 from dawm.environments.tasks import task_of_metadata
 from dawm.layout import Layout
@@ -36,7 +36,7 @@ def describe(results: Path, matrix: Matrix) -> None:
         labels[task.environment] = "normalised score of an episode" if known else "return of an episode"
     with only_writer(output):
         unseal(output)
-        write_table(output / "datasets.csv", table)
+        write_csv(output / "datasets.csv", table)
         write_text(output / "datasets.md", _markdown(table))
         draw_returns(scores, labels, output)
         seal(output, "overview", files=FILES, settings=as_mapping(matrix), inputs=inspections, metadata={})

@@ -48,6 +48,7 @@ def write_report(results: Path, experiment: Experiment) -> None:
         method=METHOD,
         datasets=read_csv(tables, "datasets.csv").to_dict("records"),
         arms=arm_rows(experiment),
+        notes=comparison.metadata["notes"],
         compared=compared(*(read_csv(comparison, f"{name}.csv") for name in ("aggregates", "pairs"))),
         summary=summary_table(tables),
         planner=planner_rows(tables),

@@ -34,16 +34,25 @@ def bootstrap_interval(values: np.ndarray, statistic: Statistic, seed: int) -> t
 def resampled_runs(groups: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """Runs of bootstrap replicates, int64 [resamples, n], for n runs of which groups [n] says to which they belong.
 
-    Hierarchical: groups (world models) are drawn with replacement, then for each of n places, which the drawn groups
-    take in turn, a run of its group. With every run in a group of its own, the plain bootstrap.
+    Hierarchical: groups (world models) are drawn with replacement, in proportion to their runs, so that all runs count
+    alike; then for each of n places, which the drawn groups take in turn, a run of its group. With every run in a group
+    of its own, the plain bootstrap.
     """
-    names, group_of = np.unique(groups, return_inverse=True)
+    names, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     members = [np.flatnonzero(group_of == number) for number in range(len(names))]
-    drawn = rng.integers(len(names), size=(resamples, len(names)))
+    drawn = rng.choice(len(names), size=(resamples, len(names)), p=sizes / len(groups))
     group_of_place = drawn[:, np.arange(len(groups)) % len(names)]
-    sizes = np.array([len(runs) for runs in members])
     padded = np.array([np.resize(runs, sizes.max()) for runs in members])
     return padded[group_of_place, rng.integers(sizes[group_of_place])]
+
+
+def hierarchical_interval(values: np.ndarray, groups: np.ndarray, statistic: Statistic) -> tuple[float, float]:
+    """95 % interval of `statistic` over values [n] that `resampled_runs` draws; NaN where there are fewer than two."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    replicates = values[resampled_runs(groups, RESAMPLES, np.random.default_rng(0))]
+    low, high = percentile_interval(statistic(replicates, axis=-1))
+    return float(low), float(high)
 
 
 def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -64,10 +73,12 @@ def percentile_interval(replicates: np.ndarray, axis: int = 0) -> tuple[np.ndarr
     return low, high
 
 
-def expected_best(values: np.ndarray, tried: np.ndarray) -> np.ndarray:
-    """Mean of the best of k configurations that are drawn from those of values [..., n], for each k of `tried`, as
-    [..., k]: Σ v₍ᵢ₎ ((i/n)^k - ((i-1)/n)^k) (Dodge et al. 2019, eq. 7; expected online performance of Kurenkov &
-    Kolesnikov 2022)."""
-    ranks = np.arange(values.shape[-1] + 1) / values.shape[-1]
+def expected_choice(chosen_by: np.ndarray, judged: np.ndarray, tried: np.ndarray) -> np.ndarray:
+    """Mean of judged [n] for the configuration that `chosen_by` [n] prefers among k that are drawn, for each k of
+    `tried`: Σ v₍ᵢ₎ ((i/n)^k - ((i-1)/n)^k) in the order of `chosen_by` (Dodge et al. 2019, eq. 7; expected online
+    performance of Kurenkov & Kolesnikov 2022). What judged it must not have
+    chosen it too: it would be chosen for its noise.
+    """
+    ranks = np.arange(len(judged) + 1) / len(judged)
     weights = np.diff(ranks ** np.asarray(tried)[:, None], axis=-1)
-    return np.sort(values, axis=-1) @ weights.T
+    return weights @ judged[np.argsort(chosen_by, kind="stable")]

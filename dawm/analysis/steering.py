@@ -18,7 +18,7 @@ from dawm.analysis.fidelity import Measured, held_out_rows_of_sources, measured
 from dawm.analysis.tables import CLOSED, OPEN
 from dawm.blocks import BLOCK
 from dawm.config import RequestSettings, SteeringSettings, SynthesisSettings, as_mapping
-from dawm.data.files import only_writer, write_text
+from dawm.data.files import only_writer, write_csv
 from dawm.data.sealed import seal, unseal
 from dawm.data.transitions import Transitions, concatenate, held_out_rows, read_transitions
 from dawm.data.windows import returns_of_steps
@@ -59,7 +59,7 @@ def steer(
     with only_writer(output):
         unseal(output)
         table = pd.DataFrame(rows, columns=COLUMNS)
-        write_text(output / "steering.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        write_csv(output / "steering.csv", table)
         seal(
             output,
             "steering",

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dawm.analysis.style import COLORS, GREY, STYLE, save
-from dawm.analysis.tables import CLOSED, OPEN, check_scales, read_csv, write_table
+from dawm.analysis.tables import CLOSED, OPEN, check_scales, read_csv
 from dawm.config import Experiment, as_mapping
-from dawm.data.files import only_writer, write_text
+from dawm.data.files import only_writer, write_csv, write_text
 from dawm.data.sealed import open_sealed, seal, unseal
 from dawm.errors import InputError
 from dawm.layout import Layout, steerings
@@ -48,7 +48,7 @@ def write_steering(results: Path, experiment: Experiment) -> None:
     )
     with only_writer(layout.steering_page):
         unseal(layout.steering_page)
-        write_table(layout.steering_page / "steering.csv", table)
+        write_csv(layout.steering_page / "steering.csv", table)
         write_text(layout.steering_page / "steering.md", markdown(table))
         with plt.rc_context(STYLE):
             figure = page(table)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dawm.analysis.statistics import bootstrap_interval, interquartile_mean
+from dawm.analysis.statistics import hierarchical_interval, interquartile_mean
 from dawm.config import PART, Matrix, as_mapping
-from dawm.data.files import only_writer, write_text
+from dawm.data.files import only_writer, write_csv
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
@@ -52,7 +52,7 @@ def write_tables(results: Path, matrix: Matrix) -> None:
     with only_writer(layout.tables):
         unseal(layout.tables)
         for name, table in tables.items():
-            write_table(layout.tables / f"{name}.csv", table)
+            write_csv(layout.tables / f"{name}.csv", table)
         inputs = {run.slug: sealed for run, sealed in policies.items()}
         inputs |= {f"datasets/{name}": sealed for name, sealed in datasets.items()}
         inputs |= {f"assessments/{name}/{recipe}/seed-{n}": sealed for (name, recipe, n), sealed in assessments.items()}
@@ -149,11 +149,12 @@ def whole_of(name: str, dataset: Sealed) -> str:
 
 
 def summary_rows(scores: pd.DataFrame) -> Iterator[dict[str, object]]:
-    """Per arm and kind of score over the seeds: mean, standard deviation, IQM with a 95 % bootstrap interval."""
+    """Per arm and kind of score over the seeds: mean, standard deviation, IQM with a 95 % bootstrap interval that is
+    hierarchical over world models."""
     for key, group in scores.groupby(GROUP, sort=False):
         for quantity in ("normalized_score_last", "normalized_score_mean10", "normalized_score_best"):
             values = group[quantity].to_numpy()
-            low, high = bootstrap_interval(values, interquartile_mean, seed=0)
+            low, high = hierarchical_interval(values, world_models_of(group), interquartile_mean)
             yield {
                 **dict(zip(GROUP, key, strict=True)),
                 "quantity": quantity,
@@ -164,6 +165,13 @@ def summary_rows(scores: pd.DataFrame) -> Iterator[dict[str, object]]:
                 "iqm_low": low,
                 "iqm_high": high,
             }
+
+
+def world_models_of(rows: pd.DataFrame) -> np.ndarray:
+    """Of an arm's runs (columns seed and world_model_seed) which share a world model, [runs]; names of their own where
+    there is none."""
+    shared = rows["world_model_seed"].notna()
+    return np.where(shared, "model " + rows["world_model_seed"].astype(str), "seed " + rows["seed"].astype(str))
 
 
 def dataset_row(name: str, sealed: Sealed) -> dict[str, object]:
@@ -214,7 +222,3 @@ def planner_table(matrix: Matrix, steerings: Mapping[tuple[str, str, int], Seale
 
 def read_csv(sealed: Sealed, name: str) -> pd.DataFrame:
     return pd.read_csv(io.BytesIO(sealed.read(name)))
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))

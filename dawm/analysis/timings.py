@@ -11,9 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dawm.analysis.style import COLORS, STYLE, save
-from dawm.analysis.tables import write_table
 from dawm.config import Experiment, as_mapping
-from dawm.data.files import only_writer
+from dawm.data.files import only_writer, write_csv
 from dawm.data.sealed import PROVENANCE, seal, unseal
 from dawm.jobs import Job, jobs
 from dawm.layout import Layout
@@ -30,8 +29,8 @@ def write_timings(results: Path, experiment: Experiment, output: Path) -> None:
     rates = pd.DataFrame(progress(results / "logs", needed), columns=["job", "step", "steps_per_second"])
     with only_writer(output), plt.rc_context(STYLE):
         unseal(output)
-        write_table(output / "timings.csv", timings(results / "benchmarks", needed))
-        write_table(output / "rates.csv", rates)
+        write_csv(output / "timings.csv", timings(results / "benchmarks", needed))
+        write_csv(output / "rates.csv", rates)
         figure = draw_rates(rates)
         save(figure, output / "rates.png")
         plt.close(figure)
