@@ -126,7 +126,7 @@ def test_spread_of_actions_is_that_of_other_trajectories_at_the_same_state() -> 
             terminal=np.zeros(rows, dtype=bool),
             timeout=ends,
         )
-        return measured.spread(real, np.zeros(2), np.ones(2))
+        return measured.Pool.of(real, (np.zeros(2), np.ones(2))).spread()
 
     alone, halves = np.ones(rows, dtype=bool), np.arange(rows) == rows // 2 - 1
     assert spread(state[:, :1] + 0.5 * noise, alone) == pytest.approx(0.25, rel=0.05)
@@ -134,6 +134,35 @@ def test_spread_of_actions_is_that_of_other_trajectories_at_the_same_state() -> 
     two_policies = (np.arange(rows) < rows // 2)[:, None].astype(float)
     assert spread(two_policies, alone) > 0.2
     assert spread(two_policies, halves) == 0  # of an episode the other one's rows alone are neighbours
+
+
+def test_spread_of_a_batch_is_that_around_real_states() -> None:
+    """Synthetic rows lie elsewhere, or at the same states with another action."""
+    measured = load("action_spread")
+    state, rows = torch.rand(measured.ROWS // 2, 2), torch.arange(measured.ROWS // 2)
+    real = measured.Pool(state, torch.zeros(len(rows), 1), rows)
+    elsewhere = measured.Pool(state + 100, torch.randn(len(rows), 1), rows)
+    here = measured.Pool(state, torch.ones(len(rows), 1), rows)
+    assert real.beside(elsewhere).spread() == 0
+    assert real.beside(here).spread() == pytest.approx(0.25, rel=0.15)  # half of the neighbours
+
+
+def test_spread_is_measured_by_steps_of_a_rollout() -> None:
+    measured = load("action_spread")
+    rng, rows = np.random.default_rng(0), measured.ROWS
+    steps = np.repeat([1, 2], rows)
+    real = Transitions.real(
+        observation=rng.random((2 * rows, 2)),
+        action=rng.normal(size=(2 * rows, 1)) / steps[:, None],
+        reward=np.zeros(2 * rows),
+        next_observation=np.zeros((2 * rows, 2)),
+        terminal=np.ones(2 * rows, dtype=bool),
+        timeout=np.zeros(2 * rows, dtype=bool),
+    )
+    scale = np.zeros(2), np.ones(2)
+    found = dataclasses.replace(real, horizon_step=steps.astype(np.int16))
+    np.testing.assert_allclose(measured.of_steps(found, scale), [1, 0.25], rtol=0.05)
+    assert np.isnan(measured.of_steps(real, scale)).all()
 
 
 def test_spread_needs_a_data_set(
