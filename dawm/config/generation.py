@@ -235,11 +235,13 @@ class RequestSettings:
     """The return-to-go that synthetic trajectories are asked for."""
 
     kind: Literal["factor", "quantile", "value"] = setting(
-        "`factor`: a multiple of the start's own; `quantile`: of the data's, the same for all; `value`: a multiple of "
-        "the return that is 1 to the model (see `return_scales`), the same for all",
+        "`factor`: the start's own g and so much of it more, g + (amount - 1) |g|, so that more than 1 asks for a "
+        "higher return where g is negative too; `quantile`: of the data's, the same for all; `value`: a multiple of "
+        "the return that is 1 to the model (see `return_scales`; left out, the largest |g| in the data, so that what "
+        "only costs is asked for with a negative amount), the same for all",
         "factor",
     )
-    amount: float = setting("the multiple, or which quantile", 1.1)
+    amount: float = setting("the factor, the multiple, or which quantile", 1.1)
 
     def __post_init__(self) -> None:
         if self.kind == "quantile" and not 0 <= self.amount <= 1:
