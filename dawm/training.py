@@ -161,7 +161,9 @@ def train(
     with StopRequest() as stop:
         for step in range(first, steps):
             for name, value in update(step).items():
-                sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
+                value = value.detach()
+                # A checkpoint's sums lie on the CPU.
+                sums[name] = sums[name].to(value.device) + value if name in sums else value.clone()
             done = step + 1
             if done % log_every == 0 or done == steps:
                 rows = rows_of(done, sums, (done - 1) % log_every + 1, len(members))

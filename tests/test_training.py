@@ -393,6 +393,23 @@ def test_metrics_keep_their_columns_across_a_kill(tmp_path: Path) -> None:
     assert table(tmp_path / "metrics.csv") == [{"step": end, "zebra": 1, "ant": 2} for end in (4, 8)]
 
 
+def test_sums_of_a_checkpoint_go_on_where_the_metrics_are(tmp_path: Path) -> None:
+    """Killed between two rows of metrics. PyTorch's `meta` stands for a GPU: it adds to no CPU tensor either."""
+
+    def run(kill_at: int, device: str) -> None:
+        def update(step: int) -> dict[str, Tensor]:
+            if step == kill_at:
+                raise Killed
+            return {"loss": torch.ones((), device=device)}
+
+        train([Member("device", tmp_path, "this")], update, State({}, {}), steps=20, checkpoint_every=5, log_every=20)
+
+    with pytest.raises(Killed):
+        run(7, "cpu")
+    with pytest.raises(Killed):
+        run(9, "meta")
+
+
 def test_last_metrics_row_is_the_mean_of_the_steps_that_are_left(tmp_path: Path) -> None:
     counting_run(tmp_path, 6, 4)
     assert table(tmp_path / "metrics.csv")[-1] == {"step": 6, "square": (25 + 36) / 2}
