@@ -78,6 +78,10 @@ class WindowBatch:
     return_to_go: Tensor
     known: Tensor
 
+    def to(self, device: torch.device) -> WindowBatch:
+        columns = (self.rows, self.mask, self.action, self.return_to_go, self.known)
+        return WindowBatch(*(column.to(device) for column in columns))
+
 
 class Windows:
     """All windows of a set of episodes. After a terminal they are padded; across a timeout there are none."""

@@ -129,20 +129,17 @@ def denoising_loss(
     x = x⁰ + σ ε. The model's own device is used; `rng` gives σ, ε and what is hidden, in this order.
     """
     device, settings = model.return_scale.device, model.settings
-    count = len(batch.rows)
-    sigma = training_sigmas(settings.preconditioning, count, settings.diffusion_steps, rng)
-    noise = torch.from_numpy(rng.standard_normal(batch.rows.shape, dtype=np.float32))
-    shown = torch.from_numpy(rng.random(count) >= settings.condition_dropout)
-    hidden = torch.from_numpy(rng.random(count) < settings.action_dropout)
+    batch, count = batch.to(device), len(batch.rows)
+    sigma = training_sigmas(settings.preconditioning, count, settings.diffusion_steps, rng).to(device)
+    noise = torch.from_numpy(rng.standard_normal(batch.rows.shape, dtype=np.float32)).to(device)
+    shown = torch.from_numpy(rng.random(count) >= settings.condition_dropout).to(device)
+    hidden = torch.from_numpy(rng.random(count) < settings.action_dropout).to(device)
+    noisy = batch.rows + sigma[:, None, None] * noise
     action = batch.action.masked_fill(hidden[:, None], torch.nan)
-    rows, mask, sigma = batch.rows.to(device), batch.mask.to(device), sigma.to(device)
-    noisy = rows + sigma[:, None, None] * noise.to(device)
-    condition = model.condition(
-        rows[:, 0], action.to(device), batch.return_to_go.to(device), (batch.known & shown).to(device)
-    )
+    condition = model.condition(batch.rows[:, 0], action, batch.return_to_go, batch.known & shown)
     predicted, coefficients = model.network(noisy, sigma, condition)
-    error = predicted - coefficients.target(rows, noisy)
-    loss = (mask * (error.abs() if settings.loss == "absolute" else error**2)).sum() / mask.sum()
+    error = predicted - coefficients.target(batch.rows, noisy)
+    loss = (batch.mask * (error.abs() if settings.loss == "absolute" else error**2)).sum() / batch.mask.sum()
     if physics is None:
         return loss
     clean = coefficients.denoised(noisy, predicted)
