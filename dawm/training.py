@@ -19,7 +19,7 @@ from torch import nn
 from dawm.checkpoints import CHECKPOINT, Member, Metrics, State, resume, save_checkpoints
 from dawm.compute import Compute
 from dawm.data.files import digest_of, only_writer, sha256, write_json
-from dawm.data.sealed import PROVENANCE, Sealed, open_sealed, seal, unseal
+from dawm.data.sealed import PROVENANCE, Sealed, open_sealed, seal, unseal, versions
 from dawm.data.weights import save_weights
 from dawm.errors import DivergedError, InputError, StoppedError
 from dawm.progress import Progress
@@ -52,9 +52,10 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """Checkpoints belong to it, whoever else was trained beside it."""
+        """Checkpoints belong to it, whoever else was trained beside it: code and libraries are part of it."""
         inputs = {name: sealed.digest for name, sealed in self.inputs.items()}
-        return digest_of([code_digest(), self.kind, self.settings, self.seed, self.compute.identity, inputs])
+        made_by = [code_digest(), versions()]
+        return digest_of([made_by, self.kind, self.settings, self.seed, self.compute.identity, inputs])
 
 
 def train_and_seal(

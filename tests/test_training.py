@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,6 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import dawm.cloned_policy
+import dawm.data.sealed
 import dawm.forward_dynamics
 import dawm.inverse_dynamics
 import dawm.offline_rl.training
@@ -279,6 +281,25 @@ def test_checkpoint_of_another_run_is_not_used(
     run(tmp_path / "killed", 4)
     assert watch.steps == list(range(STEPS))
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
+
+
+def test_checkpoint_of_another_torch_is_not_used(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is a run taken up that another one finished."""
+
+    def run(output: Path, seed: int) -> None:
+        settings = InverseDynamicsSettings(hidden=16, gradient_steps=STEPS, checkpoint_every=CHECKPOINT_EVERY)
+        dawm.inverse_dynamics.train_inverse_dynamics(dataset, settings, output, seed)
+
+    installed = {"torch": "0.0.1"}
+    monkeypatch.setattr(dawm.data.sealed, "version", lambda name: installed.get(name) or version(name))
+    watch = Watch(dawm.inverse_dynamics, monkeypatch)
+    watch.killed(run, tmp_path, 3)
+    for other in ("0.0.2", "0.0.3"):  # finds a checkpoint; finds a finished run
+        installed["torch"], watch.steps = other, []
+        run(tmp_path, 3)
+        assert watch.steps == list(range(STEPS))
 
 
 @pytest.mark.parametrize("damage", [0, 4, 0.5, -1, "flipped"])
