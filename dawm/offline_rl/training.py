@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -123,11 +123,10 @@ def synthetic_of(run: PolicyRun, real_fraction: float, discount: float, data: Se
 
 def of_one_step(jobs: Sequence[Job]) -> list[list[Job]]:
     """The jobs whose checkpoints are equally far, together; a kill between two checkpoints may have parted them."""
-
-    def step(job: Job) -> int:
-        return checkpoint_step(job.output, job.digest)
-
-    return [list(together) for _, together in itertools.groupby(sorted(jobs, key=step), step)]
+    together: dict[int, list[Job]] = defaultdict(list)
+    for job in jobs:
+        together[checkpoint_step(job.output, job.digest)].append(job)
+    return [together[step] for step in sorted(together)]
 
 
 class PolicyTraining:
