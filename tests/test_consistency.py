@@ -152,7 +152,7 @@ def test_training_with_it_leads_to_steps_with_less_residual(
         condition = model.condition(batch.rows[:, 0], batch.action, batch.return_to_go, batch.known)
         noise = torch.randn(batch.rows.shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            clean = model.denoise(batch.rows + 0.5 * noise, 0.5, condition, guidance=1.0)
+            clean = model.denoise(batch.rows + 0.5 * noise, 0.5, condition, 1.0, model.encoded_range())
             residuals[weight] = float(physics.residual(model, clean, torch.full((64,), 0.5), batch))
     assert residuals[5.0] < 0.8 * residuals[0.0]
 
