@@ -262,7 +262,10 @@ def average_into(averaged: nn.Module, online: nn.Module, rate: float) -> None:
 
 
 def ema_rate(number: int, decay: float) -> float:
-    """Rate of averaging number 0, 1, …: 1 - min(decay, (1 + n)/(10 + n)), so that the start is soon forgotten."""
+    """Rate of averaging number 0, 1, …: 1 - min(decay, (1 + n)/(10 + n)), so that the start is soon forgotten.
+
+    It is what TensorFlow's ExponentialMovingAverage does with `num_updates`; DWM names no warm-up.
+    """
     return 1 - min(decay, (1 + number) / (10 + number))
 
 

@@ -36,11 +36,11 @@ def test_cosine_schedule_follows_its_formula_with_beta_clipped(levels: int) -> N
     assert sigmas[-1] == 0 and torch.all(sigmas.diff() < 0)
 
 
-def test_strided_levels_fall_in_equal_strides_to_zero() -> None:
+def test_strided_levels_fall_in_equal_strides_to_zero_so_that_the_least_need_not_be_1() -> None:
     assert strided_levels(10, 5) == [10, 8, 6, 4, 2, 0]
     assert strided_levels(10, 1) == [10, 0]
     assert strided_levels(9, 3) == [9, 6, 3, 0]
-    assert strided_levels(5, 3) == [5, 3, 2, 0]  # DWM's K = 5, N = 3
+    assert strided_levels(5, 3) == [5, 3, 2, 0]  # DWM's K = 5, N = 3; Nichol & Dhariwal: 5, 3, 1
 
 
 def test_strided_sigmas_are_distinct_ones_of_the_schedule_for_any_number_of_steps() -> None:

@@ -24,9 +24,10 @@ def wanted_returns(transitions: Transitions, settings: WorldModelSettings) -> np
 
 
 def returns_of_steps(transitions: Transitions, discount: float, steps: int) -> np.ndarray:
-    """g_t = Σ_{k<n} γ^k r_{t+k} of n steps (Ding et al. 2024, alg. 17), float32 [n], raw reward.
+    """g_t = Σ_{k<steps} γ^k r_{t+k}, float32 [n], raw reward.
 
-    Nothing is earned after a terminal; NaN where a timeout comes before.
+    Ding et al. 2024, alg. 17, write the sum over all T rewards of a window; a model here has T - 1, those that it
+    generates with both of their states. Nothing is earned after a terminal; NaN where a timeout comes before.
     """
     ends = np.flatnonzero(transitions.terminal | transitions.timeout)
     last = ends[transitions.episode]

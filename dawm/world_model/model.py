@@ -98,8 +98,8 @@ class WorldModel(nn.Module):
     ) -> Tensor:
         """x̂⁰ [B, T, C] from x [B, T, C] at noise level σ, kept within bounds [T, C], with what is given put back.
 
-        Classifier-free guidance, x̂⁰ = x̂⁰_∅ + ω (x̂⁰_g - x̂⁰_∅): linear, so the same as in ε (Ho & Salimans 2022, eq. 6);
-        ω = 1 needs x̂⁰_g alone, at half the cost.
+        Classifier-free guidance, x̂⁰ = x̂⁰_∅ + ω (x̂⁰_g - x̂⁰_∅): linear, so the same as in ε (Ajay et al. 2023, alg. 1).
+        Ho & Salimans (2022, eq. 6) count from x̂⁰_g: their w is ω - 1. ω = 1 needs x̂⁰_g alone, at half the cost.
         """
         guided = self.settings.conditional and guidance != 1
         if guided:
