@@ -58,8 +58,9 @@ class WorldModelSettings:
     return_horizon: Literal["episode", "window"] = setting(
         "the return-to-go goes to the episode's end, or over the window's T - 1 rewards", "episode"
     )
-    truncated_return: Literal["drop", "average_reward_tail"] = setting(
-        "return-to-go where a timeout cut its future off: no condition there, or the episode's mean reward goes on",
+    truncated_return: Literal["drop", "average_reward_tail", "as_is"] = setting(
+        "return-to-go where a timeout cut its future off: no condition there, or the episode's mean reward goes on, or "
+        "the sum of the rewards that there are, as in DWM",
         "drop",
     )
     loss: Literal["squared", "absolute"] = setting(

@@ -44,7 +44,8 @@ def returns_to_go(transitions: Transitions, discount: float, truncated: str = "d
     """g_t = Σ_{k≥0} γ^k r_{t+k} to the episode's end (Ding et al. 2024, §6.3), float32 [n], raw reward.
 
     Where the episode ended by timeout its future is cut off. truncated="drop": NaN where the missing part weighs
-    γ^k > 0.1; "average_reward_tail": the episode's mean reward goes on for ever, r̄ / (1 - γ).
+    γ^k > 0.1; "average_reward_tail": the episode's mean reward goes on for ever, r̄ / (1 - γ); "as_is": the sum of the
+    rewards that there are, as in Decision Diffuser and DWM.
     """
     reward = transitions.reward.astype(np.float64)
     result = np.empty(len(reward))
