@@ -89,8 +89,8 @@ class WorldModel(nn.Module):
     def network(self, noisy: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Coefficients]:
         """F(c_in x; c_noise) [B, T, C] and the coefficients [B, 1, 1]; noisy x [B, T, C], sigma [B]."""
         coefficients = PRECONDITIONINGS[self.settings.preconditioning](sigma[:, None, None], self.states.SPREAD)
-        rows = impose(coefficients.scale * noisy, condition.first)
-        level = coefficients.level.flatten()
+        rows = impose(coefficients.c_in * noisy, condition.first)
+        level = coefficients.c_noise.flatten()
         return self.denoiser(rows, level, condition.action, condition.return_to_go, condition.known), coefficients
 
     def denoise(
