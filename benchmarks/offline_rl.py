@@ -87,7 +87,7 @@ class Steps:
         self.noise = normal_draws(seeds, "target-noise", shape, device)
         self.gradient_step: GradientStep = self.plain_step
         if case.compute.settings.compile == "graphs" and device == "cuda":
-            period = getattr(self.settings, "policy_delay", 1)
+            period = self.learner.period(self.settings)
             self.gradient_step = GraphedSteps(self.plain_step, self.learner.state(), period)
         self.count = 0
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from dawm.compute import CPU, Compute
-from dawm.config import ClonedPolicySettings, read
+from dawm.config import ClonedPolicySettings
 from dawm.data.normalizers import ActionScaler, Standardizer
-from dawm.data.sealed import Sealed, open_sealed
-from dawm.data.weights import load_weights
-from dawm.dynamics import WEIGHTS, Pairs, SplitPairs, evaluated, train_on_pairs
+from dawm.data.sealed import Sealed
+from dawm.dynamics import Pairs, SplitPairs, evaluated, train_on_pairs
 from dawm.ensembles import mlp_ensemble
 from dawm.gaussians import bounded_log_std, censored_negative_log_likelihood
 from dawm.randomness import derived_seed
+from dawm.training import load_model
 
 KIND = "cloned-policy"
 
@@ -90,8 +90,4 @@ def cloning_errors(model: ClonedPolicy, pairs: Pairs) -> dict[str, float]:
 
 
 def load_cloned_policy(folder: Path) -> tuple[ClonedPolicy, Sealed]:
-    sealed = open_sealed(folder, KIND)
-    settings = read(ClonedPolicySettings, sealed.provenance["settings"], str(folder))
-    model = ClonedPolicy(settings, sealed.metadata["observation_dim"], sealed.metadata["action_dim"])
-    load_weights(sealed, WEIGHTS, model)
-    return model.eval(), sealed
+    return load_model(folder, KIND, ClonedPolicySettings, ClonedPolicy)

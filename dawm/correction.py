@@ -160,11 +160,11 @@ class Corrector:
         thresholds = {}
         with torch.inference_mode():
             for name, threshold in settings.thresholds.items():
-                if threshold.quantile is None:
-                    thresholds[name] = float(threshold.value or 0.0)
-                    continue
-                scores = score(name, forward, inverse, real.observation, real.action, real.next_observation)
-                thresholds[name] = float(np.quantile(scores.cpu().numpy(), threshold.quantile))
+                if threshold.quantile is not None:
+                    scores = score(name, forward, inverse, real.observation, real.action, real.next_observation)
+                    thresholds[name] = float(np.quantile(scores.cpu().numpy(), threshold.quantile))
+                elif threshold.value is not None:
+                    thresholds[name] = threshold.value
         low, high = widened_range(transitions.take(usable & ~held_out), settings.range_margin, device)
         oracle = None if settings.oracle == "none" else Oracle(task)
         return cls(settings, forward, inverse, task, thresholds, low, high, oracle)

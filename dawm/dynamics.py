@@ -21,8 +21,6 @@ from dawm.errors import InputError
 from dawm.randomness import derived_seed, generator
 from dawm.training import Job, adam, cosine_rate, set_rate, train_and_seal
 
-WEIGHTS = "model.safetensors"
-LOG_EVERY = 200
 HELD_OUT_PAIRS = 4096
 
 
@@ -99,13 +97,13 @@ def train_on_pairs(
     *,
     loss: Callable[[Pairs, int], Tensor],
     errors: Callable[[Pairs], dict[str, float]],
+    members: int = 1,
 ) -> None:
-    """Adam on loss(batch, step), the mean over an ensemble's members; errors(held-out pairs) go to evaluations.csv.
+    """Adam on loss(batch, step), the mean over an ensemble's `members`; errors(held-out pairs) go to evaluations.csv.
 
     The gradient is that of the members' sum, so that each member learns as if it were alone.
     """
     compute.prepare(part for part in model.children() if any(True for _ in part.parameters()))
-    members = 1 if isinstance(settings, ClonedPolicySettings) else settings.members
     optimizer = adam(model.parameters(), settings.learning_rate)
     rng = generator(seed, kind, "held-out")
     judged = pairs.tested.take(rng.permutation(len(pairs.tested))[:HELD_OUT_PAIRS])
@@ -126,11 +124,8 @@ def train_on_pairs(
         update,
         State({"model": model}, {"optimizer": optimizer}),
         lambda: model,
-        weights=WEIGHTS,
         metadata=pairs.dims,
-        log_every=LOG_EVERY,
         evaluate=lambda step: errors(judged),
-        evaluate_every=10 * LOG_EVERY,
     )
 
 

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from dawm.compute import CPU, Compute
-from dawm.config import ForwardDynamicsSettings, read
+from dawm.config import ForwardDynamicsSettings
 from dawm.data.normalizers import ActionScaler, Standardizer
-from dawm.data.sealed import Sealed, open_sealed
-from dawm.data.weights import load_weights
-from dawm.dynamics import WEIGHTS, Pairs, SplitPairs, evaluated, train_on_pairs
+from dawm.data.sealed import Sealed
+from dawm.dynamics import Pairs, SplitPairs, evaluated, train_on_pairs
 from dawm.ensembles import mlp_ensemble, spread
 from dawm.environments.tasks import VELOCITY_CLIP, Task
 from dawm.errors import InputError
 from dawm.gaussians import bounded_log_std, negative_log_likelihood
 from dawm.randomness import derived_seed
+from dawm.training import load_model
 
 KIND = "forward-dynamics"
 
@@ -129,6 +129,7 @@ def train_forward_dynamics(
         compute,
         loss=loss,
         errors=lambda judged: forward_errors(model, judged),
+        members=settings.members,
     )
 
 
@@ -162,8 +163,4 @@ def forward_errors(model: ForwardDynamics, pairs: Pairs) -> dict[str, float]:
 
 
 def load_forward_dynamics(folder: Path) -> tuple[ForwardDynamics, Sealed]:
-    sealed = open_sealed(folder, KIND)
-    settings = read(ForwardDynamicsSettings, sealed.provenance["settings"], str(folder))
-    model = ForwardDynamics(settings, sealed.metadata["observation_dim"], sealed.metadata["action_dim"])
-    load_weights(sealed, WEIGHTS, model)
-    return model.eval(), sealed
+    return load_model(folder, KIND, ForwardDynamicsSettings, ForwardDynamics)

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from dawm.compute import CPU, Compute
-from dawm.config import InverseDynamicsSettings, read
+from dawm.config import InverseDynamicsSettings
 from dawm.data.normalizers import ActionScaler, Standardizer
-from dawm.data.sealed import Sealed, open_sealed
-from dawm.data.weights import load_weights
-from dawm.dynamics import WEIGHTS, Pairs, SplitPairs, evaluated, train_on_pairs
+from dawm.data.sealed import Sealed
+from dawm.dynamics import Pairs, SplitPairs, evaluated, train_on_pairs
 from dawm.ensembles import mlp_ensemble, spread
 from dawm.environments.tasks import Task
 from dawm.randomness import derived_seed, generator
+from dawm.training import load_model
 
 KIND = "inverse-dynamics"
 LOSSES = {"squared": nn.functional.mse_loss, "absolute": nn.functional.l1_loss}
@@ -87,6 +87,7 @@ def train_inverse_dynamics(
         compute,
         loss=loss,
         errors=lambda judged: action_errors(model, judged, pairs.task),
+        members=settings.members,
     )
 
 
@@ -111,8 +112,4 @@ def infer(model: InverseDynamics, observation: Tensor, next_observation: Tensor)
 
 
 def load_inverse_dynamics(folder: Path) -> tuple[InverseDynamics, Sealed]:
-    sealed = open_sealed(folder, KIND)
-    settings = read(InverseDynamicsSettings, sealed.provenance["settings"], str(folder))
-    model = InverseDynamics(settings, sealed.metadata["observation_dim"], sealed.metadata["action_dim"])
-    load_weights(sealed, WEIGHTS, model)
-    return model.eval(), sealed
+    return load_model(folder, KIND, InverseDynamicsSettings, InverseDynamics)

@@ -328,7 +328,7 @@ def status(parsed: argparse.Namespace) -> None:
 
 
 def plan(parsed: argparse.Namespace) -> None:
-    from dawm.planning import plan
+    from dawm.job_estimates import plan
 
     if parsed.gpus < 0 or parsed.cores < 1:
         raise InputError(f"expected --gpus from 0 and --cores from 1, found {parsed.gpus} and {parsed.cores}")

@@ -137,9 +137,12 @@ class Plan(Starts):
 
 def requested_returns(request: RequestSettings, own: np.ndarray, scale: float) -> np.ndarray:
     """What trajectories from each row are asked for, raw reward: own [n] (NaN: unknown, and not asked for by a factor)
-    are the rows' own returns-to-go, `scale` the one that the model sees as 1."""
+    are the rows' own returns-to-go, `scale` the one that the model sees as 1.
+
+    A factor asks for own + (amount - 1) |own|: (2 - amount) · own of a negative return (Lee et al. 2024, GTA).
+    """
     if request.kind == "factor":
-        return request.amount * own
+        return np.where(own < 0, (2 - request.amount) * own, request.amount * own)
     if request.kind == "quantile" and np.isnan(own).all():
         raise InputError("request: expected data with a known return-to-go somewhere, to take a quantile of")
     asked = np.nanquantile(own, request.amount) if request.kind == "quantile" else request.amount * scale

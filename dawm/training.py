@@ -11,21 +11,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from dawm.checkpoints import CHECKPOINT, Member, Metrics, State, resume, save_checkpoints
 from dawm.compute import Compute
+from dawm.config import read
 from dawm.data.files import digest_of, only_writer, sha256, write_json
-from dawm.data.sealed import PROVENANCE, Sealed, open_sealed, seal, unseal
-from dawm.data.weights import save_weights
+from dawm.data.sealed import PROVENANCE, Sealed, open_sealed, seal, unseal, versions
+from dawm.data.weights import load_weights, save_weights
 from dawm.errors import DivergedError, InputError, StoppedError
 from dawm.progress import Progress
 
 FINISHED = ".finished.json"
+WEIGHTS = "model.safetensors"
+LOG_EVERY, EVALUATE_EVERY = 200, 2000  # gradient steps of a model; learners have their own
 NO_LIMITS: Mapping[str, float] = MappingProxyType({})
+Settings = TypeVar("Settings")
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @functools.cache
@@ -52,9 +57,10 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """Checkpoints belong to it, whoever else was trained beside it."""
+        """Checkpoints belong to it, whoever else was trained beside it: code and libraries are part of it."""
         inputs = {name: sealed.digest for name, sealed in self.inputs.items()}
-        return digest_of([code_digest(), self.kind, self.settings, self.seed, self.compute.identity, inputs])
+        made_by = [code_digest(), versions()]
+        return digest_of([made_by, self.kind, self.settings, self.seed, self.compute.identity, inputs])
 
 
 def train_and_seal(
@@ -63,15 +69,12 @@ def train_and_seal(
     state: State,
     result: Callable[[], nn.Module],
     *,
-    weights: str,
     metadata: Mapping[str, Any],
-    log_every: int,
     evaluate: Callable[[int], dict[str, float]],
-    evaluate_every: int,
 ) -> None:
-    """Trains (see `train`) and writes `job.output`: the weights of `result()` under the name `weights`, metrics.csv,
-    evaluations.csv and the seal; nothing where it is finished already. Length and checkpoints are the settings'
-    gradient_steps and checkpoint_every."""
+    """Trains (see `train`) and writes the model `job.output`: the weights of `result()`, metrics.csv, evaluations.csv
+    and the seal; nothing where it is finished already. Length and checkpoints are the settings' gradient_steps and
+    checkpoint_every."""
     with only_writer(job.output):
         if take_up_finished(job):
             return
@@ -83,12 +86,23 @@ def train_and_seal(
             state,
             steps=job.settings["gradient_steps"],
             checkpoint_every=job.settings["checkpoint_every"],
-            log_every=log_every,
+            log_every=LOG_EVERY,
             evaluate=lambda step: [evaluate(step)],
-            evaluate_every=evaluate_every,
+            evaluate_every=EVALUATE_EVERY,
         )
         refuse_diverged(members)
-        seal_training(job, result(), weights, metadata)
+        seal_training(job, result(), WEIGHTS, metadata)
+
+
+def load_model(
+    folder: Path, kind: str, settings: type[Settings], build: Callable[[Settings, int, int], Model]
+) -> tuple[Model, Sealed]:
+    """What `train_and_seal` left in a sealed folder, ready to use; `build`: from settings, obs_dim and act_dim."""
+    sealed = open_sealed(folder, kind)
+    trained_with = read(settings, sealed.provenance["settings"], str(folder))
+    model = build(trained_with, sealed.metadata["observation_dim"], sealed.metadata["action_dim"])
+    load_weights(sealed, WEIGHTS, model)
+    return model.eval(), sealed
 
 
 def seal_training(job: Job, result: nn.Module, weights: str, metadata: Mapping[str, Any]) -> None:
@@ -161,7 +175,9 @@ def train(
     with StopRequest() as stop:
         for step in range(first, steps):
             for name, value in update(step).items():
-                sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
+                value = value.detach()
+                # A checkpoint's sums lie on the CPU.
+                sums[name] = sums[name].to(value.device) + value if name in sums else value.clone()
             done = step + 1
             if done % log_every == 0 or done == steps:
                 rows = rows_of(done, sums, (done - 1) % log_every + 1, len(members))
@@ -259,7 +275,10 @@ def average_into(averaged: nn.Module, online: nn.Module, rate: float) -> None:
 
 
 def ema_rate(number: int, decay: float) -> float:
-    """Rate of averaging number 0, 1, …: 1 - min(decay, (1 + n)/(10 + n)), so that the start is soon forgotten."""
+    """Rate of averaging number 0, 1, …: 1 - min(decay, (1 + n)/(10 + n)), so that the start is soon forgotten.
+
+    It is what TensorFlow's ExponentialMovingAverage does with `num_updates`; DWM names no warm-up.
+    """
     return 1 - min(decay, (1 + number) / (10 + number))
 
 

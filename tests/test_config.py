@@ -119,6 +119,12 @@ def test_shipped_config_is_valid(path):
     assert list(runs(experiment.matrix()))
 
 
+def test_the_papers_config_labels_and_asks_as_dwm_does():
+    recipe = load_experiment(ROOT / "config" / "paper.yaml").generators["dawm_paper"]
+    assert recipe.world_model.truncated_return == "as_is"
+    assert recipe.synthesis.request == RequestSettings(kind="value", amount=0.6)
+
+
 def test_there_are_shipped_configs():
     assert {path.name for path in SHIPPED} >= {"quickstart.yaml", "local-locomotion.yaml", "d4rl-locomotion.yaml"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from dawm.config import ForwardDynamicsSettings, GeneratorSettings, WorldModelSettings, read
 from dawm.data.sealed import open_sealed
@@ -18,7 +20,7 @@ from dawm.errors import InputError
 from dawm.forward_dynamics import train_forward_dynamics
 from dawm.world_model.consistency import Physics
 from dawm.world_model.model import WorldModel
-from dawm.world_model.training import fit_normalizers, load_world_model, train_world_model
+from dawm.world_model.training import denoising_loss, fit_normalizers, load_world_model, train_world_model
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,34 @@ def test_only_low_noise_counts(fitted: tuple[WorldModel, Windows], physics: Phys
     assert float(physics.residual(model, clean.detach(), high, batch)) == 0.0
 
 
+def test_residual_is_given_everything_on_the_models_device(
+    fitted: tuple[WorldModel, Windows], physics: Physics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's `meta` stands for a GPU, whose masks index no CPU tensor."""
+    devices = []
+
+    def residual(_: Physics, model: WorldModel, clean: Tensor, sigma: Tensor, batch: WindowBatch) -> Tensor:
+        devices.extend(tensor.device.type for tensor in (clean, sigma, *vars(batch).values()))
+        return clean.sum()
+
+    monkeypatch.setattr(Physics, "residual", residual)
+    model = copy.deepcopy(fitted[0]).to("meta")
+    denoising_loss(model, batch_of(fitted[1]), np.random.default_rng(0), physics)
+    assert devices == 7 * ["meta"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_loss_on_a_gpu_is_the_cpus(
+    dataset: Path, inverse_dynamics: Path, forward_dynamics: Path, fitted: tuple[WorldModel, Windows]
+) -> None:
+    data, found = open_sealed(dataset, "dataset"), []
+    for device in ("cpu", "cuda"):
+        judges = Physics.load(data, inverse_dynamics, forward_dynamics, device)
+        model = copy.deepcopy(fitted[0]).to(device)
+        found.append(float(denoising_loss(model, batch_of(fitted[1]), np.random.default_rng(0), judges)))
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
 def test_models_that_judge_do_not_learn(
     fitted: tuple[WorldModel, Windows], physics: Physics, inverse_dynamics: Path, forward_dynamics: Path
 ) -> None:
@@ -122,7 +152,7 @@ def test_training_with_it_leads_to_steps_with_less_residual(
         condition = model.condition(batch.rows[:, 0], batch.action, batch.return_to_go, batch.known)
         noise = torch.randn(batch.rows.shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            clean = model.denoise(batch.rows + 0.5 * noise, 0.5, condition, guidance=1.0)
+            clean = model.denoise(batch.rows + 0.5 * noise, 0.5, condition, 1.0, model.encoded_range())
             residuals[weight] = float(physics.residual(model, clean, torch.full((64,), 0.5), batch))
     assert residuals[5.0] < 0.8 * residuals[0.0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dawm.config import BCSettings, IQLSettings, TD3BCSettings
+from dawm.config import BCSettings, IQLSettings, LearnerSettings, TD3BCSettings
 from dawm.offline_rl import bc, iql, td3_bc
 from dawm.offline_rl.adam import Adam
 from dawm.offline_rl.batches import Batch
+from dawm.offline_rl.learner import Learner
 from dawm.offline_rl.mlp import Layers, MLPs
 
 OBSERVATION, ACTION, HIDDEN, ROWS = 7, 3, 16, 32
@@ -245,7 +247,7 @@ def test_iql_steps_agree_with_numpy(clip: float, kind: Any) -> None:
 
 # --- seeds side by side -------------------------------------------------------------------------------------------
 
-LEARNERS = {
+LEARNERS: dict[str, tuple[type[Learner[Any]], LearnerSettings]] = {
     "td3_bc": (td3_bc.TD3BC, TD3BCSettings(hidden=HIDDEN, batch_size=ROWS)),
     "iql": (iql.IQL, IQLSettings(hidden=HIDDEN, batch_size=ROWS, gradient_steps=40)),
     "iql_deterministic": (iql.IQL, IQLSettings(hidden=HIDDEN, batch_size=ROWS, actor="deterministic")),
@@ -254,12 +256,31 @@ LEARNERS = {
 
 
 @pytest.mark.parametrize("name", LEARNERS)
+def test_steps_a_period_apart_change_the_same_and_others_do_not(name: str) -> None:
+    """What a CUDA graph of each phase relies on; the rate, a tensor, is set outside of it."""
+    kind, settings = LEARNERS[name]
+    learner, noise = kind.create(settings, OBSERVATION, ACTION, chance(0)), torch.zeros(1, ROWS, ACTION)
+
+    def after(step: int) -> dict[str, Tensor]:
+        twin = copy.deepcopy(learner)
+        twin.update(batch(0), noise, step, settings)
+        return twin.state().tensors()
+
+    period = learner.period(settings)
+    phases = [after(step) for step in range(period)]
+    for phase, expected in enumerate(phases):
+        found = after(phase + period)
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
+    assert period == 1 or any(not torch.equal(phases[0][key], value) for key, value in phases[1].items())
+
+
+@pytest.mark.parametrize("name", LEARNERS)
 def test_seed_among_others_learns_what_it_learns_alone(name: str) -> None:
     """To rounding: what of a product or of Adam is done in vectors depends on where a seed's weights lie."""
     kind, settings = LEARNERS[name]
     seeds = [0, 7, 3, 1, 9]
-    alone = [kind.create(settings, OBSERVATION, ACTION, chance(seed)) for seed in seeds]  # type: ignore[attr-defined]
-    among = kind.create(settings, OBSERVATION, ACTION, chance(*seeds))  # type: ignore[attr-defined]
+    alone = [kind.create(settings, OBSERVATION, ACTION, chance(seed)) for seed in seeds]
+    among = kind.create(settings, OBSERVATION, ACTION, chance(*seeds))
     for step in range(20):
         batches = [batch(1000 * step + seed) for seed in seeds]
         noise = torch.randn(len(seeds), ROWS, ACTION, generator=torch.Generator().manual_seed(step))

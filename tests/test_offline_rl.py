@@ -319,6 +319,15 @@ def test_share_of_real_rows_is_exact_in_expectation(real: Table, imagined: Table
     assert abs(counts.mean() - wanted) <= 4 * math.sqrt(part * (1 - part) / steps)
 
 
+@pytest.mark.parametrize(("fraction", "count"), [(0.0, 0), (1.0, 128)])
+def test_batch_of_one_kind_is_of_one_kind_whatever_is_drawn(
+    real: Table, imagined: Table, fraction: float, count: int
+) -> None:
+    words = torch.full((1, 129), 2**32 - 1)  # a uniform number of 1 in float32
+    rows = mixture(real, imagined, fraction, 128).row_numbers(words)
+    assert int((rows < len(real)).sum()) == count
+
+
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
 def test_rows_of_a_batch_are_really_real_and_synthetic_to_that_share(
     real: Table, imagined: Table, fraction: float

@@ -36,11 +36,11 @@ def test_cosine_schedule_follows_its_formula_with_beta_clipped(levels: int) -> N
     assert sigmas[-1] == 0 and torch.all(sigmas.diff() < 0)
 
 
-def test_strided_levels_fall_in_equal_strides_to_zero() -> None:
+def test_strided_levels_fall_in_equal_strides_to_zero_so_that_the_least_need_not_be_1() -> None:
     assert strided_levels(10, 5) == [10, 8, 6, 4, 2, 0]
     assert strided_levels(10, 1) == [10, 0]
     assert strided_levels(9, 3) == [9, 6, 3, 0]
-    assert strided_levels(5, 3) == [5, 3, 2, 0]  # DWM's K = 5, N = 3
+    assert strided_levels(5, 3) == [5, 3, 2, 0]  # DWM's K = 5, N = 3; Nichol & Dhariwal: 5, 3, 1
 
 
 def test_strided_sigmas_are_distinct_ones_of_the_schedule_for_any_number_of_steps() -> None:
@@ -86,7 +86,7 @@ def test_targets_are_the_clean_sample_and_the_noise() -> None:
 def test_input_of_the_ddpm_kinds_is_the_variance_preserving_sample(kind: str) -> None:
     clean, noise = torch.randn(2, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     sigmas, kept = cosine_sigmas(10)[:-1], cosine_alpha_bar(10)[1:].flip(0)
-    found = PRECONDITIONINGS[kind](sigmas, 1.0).scale * (clean + sigmas * noise)
+    found = PRECONDITIONINGS[kind](sigmas, 1.0).c_in * (clean + sigmas * noise)
     np.testing.assert_allclose(found, kept.sqrt() * clean + (1 - kept).sqrt() * noise, rtol=1e-9)
 
 
@@ -98,7 +98,7 @@ def test_edm_has_inputs_and_targets_of_unit_variance(spread: float) -> None:
     for sigma in SIGMAS:
         coefficients = PRECONDITIONINGS["edm"](sigma, spread)
         noisy = clean + sigma * noise
-        np.testing.assert_allclose((coefficients.scale * noisy).var(), 1, rtol=0.02)
+        np.testing.assert_allclose((coefficients.c_in * noisy).var(), 1, rtol=0.02)
         np.testing.assert_allclose(coefficients.target(clean, noisy).var(), 1, rtol=0.02)
 
 
@@ -107,18 +107,18 @@ def test_edm_coefficients_are_those_of_its_table() -> None:
     found = PRECONDITIONINGS["edm"](torch.tensor(sigma, dtype=torch.float64), data)
     total = sigma**2 + data**2
     expected = [data**2 / total, sigma * data / math.sqrt(total), 1 / math.sqrt(total), math.log(sigma) / 4]
-    np.testing.assert_allclose([found.skip, found.out, found.scale, found.level], expected, rtol=1e-12)
+    np.testing.assert_allclose([found.c_skip, found.c_out, found.c_in, found.c_noise], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", PRECONDITIONINGS)
 def test_noise_level_that_the_network_sees_grows_with_sigma_and_stays_small(kind: str) -> None:
     sigmas = torch.logspace(-3, 5, 200, dtype=torch.float64) if kind != "edm" else torch.logspace(-3, 2, 200)
-    level = PRECONDITIONINGS[kind](sigmas, 1.0).level
+    level = PRECONDITIONINGS[kind](sigmas, 1.0).c_noise
     assert torch.all(level.diff() > 0) and level.abs().max() < 2
 
 
 def test_noise_level_of_the_cosine_schedule_is_about_its_place() -> None:
-    level = PRECONDITIONINGS["clean"](cosine_sigmas(50), 1.0).level
+    level = PRECONDITIONINGS["clean"](cosine_sigmas(50), 1.0).c_noise
     np.testing.assert_allclose(level, torch.linspace(1, 0, 51), atol=0.02)
 
 

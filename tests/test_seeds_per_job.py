@@ -16,14 +16,15 @@ from torch import Tensor
 
 from dawm.checkpoints import CHECKPOINT, checkpoint_step
 from dawm.cli import main
+from dawm.compute import CPU
 from dawm.config import IQLSettings, TD3BCSettings
 from dawm.data.sealed import open_sealed
 from dawm.errors import DivergedError
 from dawm.offline_rl.graphs import GraphedSteps
 from dawm.offline_rl.policy import load_policy
 from dawm.offline_rl.td3_bc import TD3BC
-from dawm.offline_rl.training import PolicyRun, PolicyTraining, train_policies, train_policy
-from dawm.training import FINISHED
+from dawm.offline_rl.training import PolicyRun, PolicyTraining, of_one_step, train_policies, train_policy
+from dawm.training import FINISHED, Job
 
 SHARED: dict[str, Any] = {
     "hidden": 16,
@@ -154,6 +155,21 @@ def test_finished_seeds_are_kept_although_the_scheduler_took_their_seals(
     assert trained == [[2]]
     assert {seed: contents(tmp_path / seed) for seed in first} == first
     open_sealed(tmp_path / "2", "policy")
+
+
+def test_every_checkpoint_is_read_once_to_put_equally_far_ones_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, read = {"a": 20, "b": 0, "c": 20, "d": 10}, []
+
+    def step(folder: Path, _: str) -> int:
+        read.append(folder.name)
+        return steps[folder.name]
+
+    monkeypatch.setattr("dawm.offline_rl.training.checkpoint_step", step)
+    jobs = [Job("policy", tmp_path / name, {}, 0, CPU, {}) for name in steps]
+    assert [[job.output.name for job in together] for together in of_one_step(jobs)] == [["b"], ["d"], ["a", "c"]]
+    assert sorted(read) == sorted(steps)
 
 
 @pytest.mark.parametrize("what", ["policy.safetensors", "evaluations.csv", FINISHED, "removed", "other code"])

@@ -189,6 +189,15 @@ def test_wanted_return_is_the_rows_own_times_the_factor(
     np.testing.assert_allclose(plan.return_to_go, [1.7 * float(own[row]) for row in plan.source_row], rtol=1e-6)
 
 
+@pytest.mark.parametrize("amount", [0.7, 1.0, 1.1, 3.0])
+def test_a_larger_factor_asks_for_a_higher_return_whatever_its_sign(amount: float) -> None:
+    own = np.array([-200.0, -0.5, 0.0, 0.5, 200.0, np.nan], dtype=np.float32)
+    asked = requested_returns(RequestSettings(amount=amount), own, 1.0)
+    np.testing.assert_allclose(asked, own + (amount - 1) * np.abs(own), rtol=1e-6)
+    assert asked[3:5].tolist() == (amount * own[3:5]).tolist()
+    assert asked.dtype == own.dtype
+
+
 def test_a_quantile_and_a_value_ask_all_trajectories_for_the_same(
     parts: Parts, transitions: Transitions, synthesis_settings: SynthesisSettings
 ) -> None:

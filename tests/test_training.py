@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,6 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import dawm.cloned_policy
+import dawm.data.sealed
 import dawm.forward_dynamics
 import dawm.inverse_dynamics
 import dawm.offline_rl.training
@@ -281,6 +283,25 @@ def test_checkpoint_of_another_run_is_not_used(
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
 
 
+def test_checkpoint_of_another_torch_is_not_used(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is a run taken up that another one finished."""
+
+    def run(output: Path, seed: int) -> None:
+        settings = InverseDynamicsSettings(hidden=16, gradient_steps=STEPS, checkpoint_every=CHECKPOINT_EVERY)
+        dawm.inverse_dynamics.train_inverse_dynamics(dataset, settings, output, seed)
+
+    installed = {"torch": "0.0.1"}
+    monkeypatch.setattr(dawm.data.sealed, "version", lambda name: installed.get(name) or version(name))
+    watch = Watch(dawm.inverse_dynamics, monkeypatch)
+    watch.killed(run, tmp_path, 3)
+    for other in ("0.0.2", "0.0.3"):  # finds a checkpoint; finds a finished run
+        installed["torch"], watch.steps = other, []
+        run(tmp_path, 3)
+        assert watch.steps == list(range(STEPS))
+
+
 @pytest.mark.parametrize("damage", [0, 4, 0.5, -1, "flipped"])
 def test_damaged_checkpoint_is_not_used(
     dataset: Path,
@@ -391,6 +412,23 @@ def test_metrics_keep_their_columns_across_a_kill(tmp_path: Path) -> None:
         run(6)
     run(None)
     assert table(tmp_path / "metrics.csv") == [{"step": end, "zebra": 1, "ant": 2} for end in (4, 8)]
+
+
+def test_sums_of_a_checkpoint_go_on_where_the_metrics_are(tmp_path: Path) -> None:
+    """Killed between two rows of metrics. PyTorch's `meta` stands for a GPU: it adds to no CPU tensor either."""
+
+    def run(kill_at: int, device: str) -> None:
+        def update(step: int) -> dict[str, Tensor]:
+            if step == kill_at:
+                raise Killed
+            return {"loss": torch.ones((), device=device)}
+
+        train([Member("device", tmp_path, "this")], update, State({}, {}), steps=20, checkpoint_every=5, log_every=20)
+
+    with pytest.raises(Killed):
+        run(7, "cpu")
+    with pytest.raises(Killed):
+        run(9, "meta")
 
 
 def test_last_metrics_row_is_the_mean_of_the_steps_that_are_left(tmp_path: Path) -> None:

@@ -103,6 +103,13 @@ def test_average_reward_tail_goes_on_after_a_timeout_and_not_after_a_terminal(di
     np.testing.assert_allclose(returns_to_go(data, discount, "average_reward_tail"), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("discount", [0.5, 0.9, 1.0])
+def test_return_as_it_is_sums_what_there_is_also_before_a_timeout(discount: float) -> None:
+    data = toy()
+    settings = WorldModelSettings(window=3, discount=discount, truncated_return="as_is")
+    np.testing.assert_allclose(wanted_returns(data, settings), discounted_sums(data, discount), rtol=1e-6)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4, 20])
 @pytest.mark.parametrize("discount", [0.5, 1.0])
 def test_returns_of_some_steps_end_with_them_or_a_terminal_and_are_unknown_before_a_timeout(

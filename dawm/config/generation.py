@@ -58,8 +58,9 @@ class WorldModelSettings:
     return_horizon: Literal["episode", "window"] = setting(
         "the return-to-go goes to the episode's end, or over the window's T - 1 rewards", "episode"
     )
-    truncated_return: Literal["drop", "average_reward_tail"] = setting(
-        "return-to-go where a timeout cut its future off: no condition there, or the episode's mean reward goes on",
+    truncated_return: Literal["drop", "average_reward_tail", "as_is"] = setting(
+        "return-to-go where a timeout cut its future off: no condition there, or the episode's mean reward goes on, or "
+        "the sum of the rewards that there are, as in DWM",
         "drop",
     )
     loss: Literal["squared", "absolute"] = setting(
@@ -235,11 +236,13 @@ class RequestSettings:
     """The return-to-go that synthetic trajectories are asked for."""
 
     kind: Literal["factor", "quantile", "value"] = setting(
-        "`factor`: a multiple of the start's own; `quantile`: of the data's, the same for all; `value`: a multiple of "
-        "the return that is 1 to the model (see `return_scales`), the same for all",
+        "`factor`: the start's own g and so much of it more, g + (amount - 1) |g|, so that more than 1 asks for a "
+        "higher return where g is negative too; `quantile`: of the data's, the same for all; `value`: a multiple of "
+        "the return that is 1 to the model (see `return_scales`; left out, the largest |g| in the data, so that what "
+        "only costs is asked for with a negative amount), the same for all",
         "factor",
     )
-    amount: float = setting("the multiple, or which quantile", 1.1)
+    amount: float = setting("the factor, the multiple, or which quantile", 1.1)
 
     def __post_init__(self) -> None:
         if self.kind == "quantile" and not 0 <= self.amount <= 1:

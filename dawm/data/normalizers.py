@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 class Standardizer(nn.Module):
-    """(x - mean) / std per dimension, clipped back into the data's own range when a sample is decoded.
+    """(x - mean) / std per dimension, with the data's own range, into which the world model clips its predictions.
 
-    Buffers mean, std, low, high: [dim], in raw units; a dimension without variance gets std 1.
+    Buffers mean, std, low, high: [dim], in raw units; a dimension without variance gets std 1. Nothing is clipped here.
     """
 
     SPREAD = 1.0  # standard deviation of the encoded data

@@ -72,16 +72,18 @@ def seal(
         "settings": settings,
         "seed": seed,
         "inputs": {name: sealed.digest for name, sealed in sorted((inputs or {}).items())},
-        "versions": {
-            "dawm": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in _VERSIONED},
-        },
+        "versions": versions(),
         "files": {name: sha256(read_bytes(folder / name)) for name in sorted([*files, METADATA])},
     }
     provenance["digest"] = digest_of(provenance)
     before(provenance)
     write_json(folder / PROVENANCE, provenance)
+
+
+def versions() -> dict[str, str]:
+    """Of this package, Python and the libraries that results depend on."""
+    libraries = {name: version(name) for name in _VERSIONED}
+    return {"dawm": __version__, "python": platform.python_version(), **libraries}
 
 
 def unseal(folder: Path) -> None:

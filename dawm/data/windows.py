@@ -24,9 +24,10 @@ def wanted_returns(transitions: Transitions, settings: WorldModelSettings) -> np
 
 
 def returns_of_steps(transitions: Transitions, discount: float, steps: int) -> np.ndarray:
-    """g_t = Σ_{k<n} γ^k r_{t+k} of n steps (Ding et al. 2024, alg. 17), float32 [n], raw reward.
+    """g_t = Σ_{k<steps} γ^k r_{t+k}, float32 [n], raw reward.
 
-    Nothing is earned after a terminal; NaN where a timeout comes before.
+    Ding et al. 2024, alg. 17, write the sum over all T rewards of a window; a model here has T - 1, those that it
+    generates with both of their states. Nothing is earned after a terminal; NaN where a timeout comes before.
     """
     ends = np.flatnonzero(transitions.terminal | transitions.timeout)
     last = ends[transitions.episode]
@@ -43,7 +44,8 @@ def returns_to_go(transitions: Transitions, discount: float, truncated: str = "d
     """g_t = Σ_{k≥0} γ^k r_{t+k} to the episode's end (Ding et al. 2024, §6.3), float32 [n], raw reward.
 
     Where the episode ended by timeout its future is cut off. truncated="drop": NaN where the missing part weighs
-    γ^k > 0.1; "average_reward_tail": the episode's mean reward goes on for ever, r̄ / (1 - γ).
+    γ^k > 0.1; "average_reward_tail": the episode's mean reward goes on for ever, r̄ / (1 - γ); "as_is": the sum of the
+    rewards that there are, as in Decision Diffuser and DWM.
     """
     reward = transitions.reward.astype(np.float64)
     result = np.empty(len(reward))
@@ -77,6 +79,10 @@ class WindowBatch:
     action: Tensor
     return_to_go: Tensor
     known: Tensor
+
+    def to(self, device: torch.device) -> WindowBatch:
+        columns = (self.rows, self.mask, self.action, self.return_to_go, self.known)
+        return WindowBatch(*(column.to(device) for column in columns))
 
 
 class Windows:

@@ -14,6 +14,9 @@ from dawm.data.table import Table
 from dawm.errors import InputError
 from dawm.offline_rl.draws import Draws
 
+LARGEST_UNIFORM = 1 - 2.0**-24
+"""The float32 before 1, to which the largest words would round: a batch without real rows would get one."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -53,7 +56,8 @@ class Mixture:
     """Rows of a real data set and of each seed's synthetic one, of which every batch takes a fraction of real ones.
 
     The number of real rows in a batch is real_fraction · B rounded at random to a neighbour, so that its expectation
-    is exact. The draw of a step depends on (seed, step) alone.
+    is exact to float32's precision: of 64 wanted rows 65 are drawn once in 2¹⁸ steps. The draw of a step depends on
+    (seed, step) alone.
     """
 
     def __init__(
@@ -80,7 +84,8 @@ class Mixture:
 
     def row_numbers(self, words: Tensor) -> Tensor:
         """int64 [..., S, B], the real rows first, from words [..., S, 1 + B] in [0, 2³²)."""
-        real_count = (self.real_fraction * self.batch_size + words[..., :1] * 2.0**-32).floor()
+        uniform = (words[..., :1] * 2.0**-32).clamp(max=LARGEST_UNIFORM)
+        real_count = (self.real_fraction * self.batch_size + uniform).floor()
         is_real = torch.arange(self.batch_size, device=words.device) < real_count
         drawn = (words[..., 1:] * torch.where(is_real, self.real_rows, self.synthetic_rows)) >> 32
         return drawn + torch.where(is_real, 0, self.synthetic_start)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -11,16 +10,16 @@ from dawm.checkpoints import State
 from dawm.config import BCSettings
 from dawm.offline_rl.adam import Adam
 from dawm.offline_rl.batches import Batch
+from dawm.offline_rl.learner import Learner
 from dawm.offline_rl.networks import Chance, TanhActor
 
 
 @dataclass
-class BC:
-    """The actor and its optimizer, of S seeds; `update` changes nothing else."""
+class BC(Learner[BCSettings]):
+    """The actor and its optimizer, of S seeds."""
 
     actor: TanhActor
     actor_optimizer: Adam
-    noisy: ClassVar[bool] = False  # whether `update` uses its noise
 
     @classmethod
     def create(
@@ -32,11 +31,8 @@ class BC:
     def state(self) -> State:
         return State({"actor": self.actor}, {"actor_optimizer": self.actor_optimizer}, members=self.actor.seeds)
 
-    def schedule(self, step: int, settings: BCSettings) -> None:
-        """All rates are constant."""
-
     def update(self, batch: Batch, noise: Tensor, step: int, settings: BCSettings) -> dict[str, Tensor]:
-        """One gradient step on mean (π(s) - a)²; `noise` is not used."""
+        """One gradient step on mean (π(s) - a)²."""
         trace = self.actor.layers.forward(batch.observation)
         action = trace.output.tanh()  # [S, act_dim, B]
         error = action - batch.action.mT

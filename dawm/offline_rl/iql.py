@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from dawm.checkpoints import State
 from dawm.config import IQLSettings
 from dawm.offline_rl.adam import Adam
 from dawm.offline_rl.batches import Batch
+from dawm.offline_rl.learner import Learner
 from dawm.offline_rl.networks import Chance, TanhActor, TwinQ, Value, squared_errors
 from dawm.training import average_into, cosine_rate
 
@@ -30,8 +30,8 @@ class GaussianActor(TanhActor):
 
 
 @dataclass
-class IQL:
-    """Networks, target and optimizers of S seeds; `update` changes nothing else."""
+class IQL(Learner[IQLSettings]):
+    """Networks, target and optimizers of S seeds."""
 
     actor: GaussianActor
     critic: TwinQ
@@ -40,7 +40,6 @@ class IQL:
     actor_optimizer: Adam
     critic_optimizer: Adam
     value_optimizer: Adam
-    noisy: ClassVar[bool] = False  # whether `update` uses its noise
 
     @classmethod
     def create(
@@ -74,14 +73,11 @@ class IQL:
         return State(modules, optimizers, members=self.actor.seeds)
 
     def schedule(self, step: int, settings: IQLSettings) -> None:
-        """The actor's rate falls along a cosine; before each `update`."""
+        """The actor's rate falls along a cosine."""
         self.actor_optimizer.set_rate(cosine_rate(step, settings.gradient_steps, settings.learning_rate))
 
     def update(self, batch: Batch, noise: Tensor, step: int, settings: IQLSettings) -> dict[str, Tensor]:
-        """One gradient step in the published order: V, actor, Q, target; the later three see the new V.
-
-        `noise` is not used.
-        """
+        """One gradient step in the published order: V, actor, Q, target; the later three see the new V."""
         state_action = torch.cat([batch.observation, batch.action], dim=-1)
         q = self.target_critic(state_action).amin(1)
         v = self.value.layers.forward(batch.observation)

@@ -13,14 +13,15 @@ from dawm.checkpoints import State
 from dawm.config import TD3BCSettings
 from dawm.offline_rl.adam import Adam
 from dawm.offline_rl.batches import Batch
+from dawm.offline_rl.learner import Learner
 from dawm.offline_rl.mlp import Layers
 from dawm.offline_rl.networks import Chance, TanhActor, TwinQ, by_critic, squared_errors
 from dawm.training import average_into
 
 
 @dataclass
-class TD3BC:
-    """Networks, targets and optimizers of S seeds; `update` changes nothing else."""
+class TD3BC(Learner[TD3BCSettings]):
+    """Networks, targets and optimizers of S seeds."""
 
     actor: TanhActor
     critic: TwinQ
@@ -28,7 +29,7 @@ class TD3BC:
     target_critic: TwinQ
     actor_optimizer: Adam
     critic_optimizer: Adam
-    noisy: ClassVar[bool] = True  # whether `update` uses its noise
+    noisy: ClassVar[bool] = True
 
     @classmethod
     def create(
@@ -55,11 +56,11 @@ class TD3BC:
         optimizers = {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
         return State(modules, optimizers, members=self.actor.seeds)
 
-    def schedule(self, step: int, settings: TD3BCSettings) -> None:
-        """All rates are constant."""
+    def period(self, settings: TD3BCSettings) -> int:
+        return settings.policy_delay
 
     def update(self, batch: Batch, noise: Tensor, step: int, settings: TD3BCSettings) -> dict[str, Tensor]:
-        """One gradient step on `batch`; noise [S, B, act_dim] is standard normal, for target policy smoothing."""
+        """One gradient step on `batch`; the noise is target policy smoothing's."""
         target = td_target(self, batch, noise, settings)
         q = self.critic.layers.forward(torch.cat([batch.observation, batch.action], dim=-1))
         critic_loss, by_q = squared_errors(q.output, target)

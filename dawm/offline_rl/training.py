@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from dawm.offline_rl.bc import BC
 from dawm.offline_rl.draws import normal_draws
 from dawm.offline_rl.graphs import GradientStep, GraphedSteps
 from dawm.offline_rl.iql import IQL
+from dawm.offline_rl.learner import Learner
 from dawm.offline_rl.policy import WEIGHTS, DeterministicPolicy
 from dawm.offline_rl.td3_bc import TD3BC
 from dawm.randomness import derived_seed
@@ -39,7 +41,7 @@ from dawm.training import (
     train,
 )
 
-LEARNERS = {
+LEARNERS: dict[str, tuple[type[Learner[Any]], type[LearnerSettings]]] = {
     "td3_bc": (TD3BC, TD3BCSettings),
     "iql": (IQL, IQLSettings),
     "bc": (BC, BCSettings),
@@ -123,11 +125,10 @@ def synthetic_of(run: PolicyRun, real_fraction: float, discount: float, data: Se
 
 def of_one_step(jobs: Sequence[Job]) -> list[list[Job]]:
     """The jobs whose checkpoints are equally far, together; a kill between two checkpoints may have parted them."""
-
-    def step(job: Job) -> int:
-        return checkpoint_step(job.output, job.digest)
-
-    return [list(together) for _, together in itertools.groupby(sorted(jobs, key=step), step)]
+    together: dict[int, list[Job]] = defaultdict(list)
+    for job in jobs:
+        together[checkpoint_step(job.output, job.digest)].append(job)
+    return [together[step] for step in sorted(together)]
 
 
 class PolicyTraining:
@@ -152,14 +153,13 @@ class PolicyTraining:
         self.mixture = Mixture(real, synthetic, real_fraction, self.units, seeds, settings.batch_size, device)
         chance = [torch.Generator().manual_seed(derived_seed(seed, "policy", "weights")) for seed in seeds]
         dims = real.observation_dim, real.action_dim
-        self.learner = LEARNERS[algorithm][0].create(settings, *dims, chance, device)  # type: ignore[attr-defined]
+        self.learner = LEARNERS[algorithm][0].create(settings, *dims, chance, device)
         noise_shape = (settings.batch_size if self.learner.noisy else 0, real.action_dim)
         self.noise = normal_draws(seeds, "target-noise", noise_shape, device)
         self.evaluator = Evaluator(self.task, settings.evaluation_episodes)
         self.gradient_step: GradientStep = self._gradient_step
         if self.compute.settings.compile == "graphs" and device == "cuda":
-            period = getattr(settings, "policy_delay", 1)
-            self.gradient_step = GraphedSteps(self._gradient_step, self.learner.state(), period)
+            self.gradient_step = GraphedSteps(self._gradient_step, self.learner.state(), self.learner.period(settings))
 
     def run(self) -> list[Member]:
         """Trains and seals; returns all members, those that diverged with their failures."""

@@ -46,18 +46,18 @@ class Physics:
 
     def residual(self, model: WorldModel, clean: Tensor, sigma: Tensor, batch: WindowBatch) -> Tensor:
         """Mean of |ŝ_{i+1} - f(ŝ_i, â_i)| over the real steps of windows x̂⁰ [B, T, C] with σ [B] ≤ 1, in units of the
-        data's one-step change; a scalar. â_0 is the given action, later ones are inferred.
+        data's one-step change; a scalar. â_0 is the given action, later ones are inferred. All on one device.
 
         f's answer counts as a constant: what is pulled is the successor, towards the step that its own action makes.
         """
         low = sigma <= LARGEST_SIGMA
-        first = model.states.decode(batch.rows[low, 0, : model.observation_dim].to(clean.device))
+        first = model.states.decode(batch.rows[low, 0, : model.observation_dim])
         states = model.decode_states(clean[low, :, : model.observation_dim], first)
         observation, successor = states[:, :-1], states[:, 1:]
         with torch.no_grad():
             actions = self.inverse(observation, successor)
-            given = model.actions.decode(batch.action[low].to(clean.device))
+            given = model.actions.decode(batch.action[low])
             expected, _ = self.forward(observation, torch.cat([given[:, None], actions[:, 1:]], dim=1))
-        mask = batch.mask[low, 1:, : model.observation_dim].to(clean.device)
+        mask = batch.mask[low, 1:, : model.observation_dim]
         error = (successor - expected).abs() / self.forward.changes.std
         return (mask * error).sum() / mask.sum().clamp(min=1)

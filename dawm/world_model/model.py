@@ -89,15 +89,17 @@ class WorldModel(nn.Module):
     def network(self, noisy: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Coefficients]:
         """F(c_in x; c_noise) [B, T, C] and the coefficients [B, 1, 1]; noisy x [B, T, C], sigma [B]."""
         coefficients = PRECONDITIONINGS[self.settings.preconditioning](sigma[:, None, None], self.states.SPREAD)
-        rows = impose(coefficients.scale * noisy, condition.first)
-        level = coefficients.level.flatten()
+        rows = impose(coefficients.c_in * noisy, condition.first)
+        level = coefficients.c_noise.flatten()
         return self.denoiser(rows, level, condition.action, condition.return_to_go, condition.known), coefficients
 
-    def denoise(self, noisy: Tensor, sigma: float, condition: Condition, guidance: float) -> Tensor:
-        """x̂⁰ [B, T, C] from x [B, T, C] at noise level σ, kept in the data's range, with what is given put back.
+    def denoise(
+        self, noisy: Tensor, sigma: float, condition: Condition, guidance: float, bounds: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """x̂⁰ [B, T, C] from x [B, T, C] at noise level σ, kept within bounds [T, C], with what is given put back.
 
-        Classifier-free guidance, x̂⁰ = x̂⁰_∅ + ω (x̂⁰_g - x̂⁰_∅): linear, so the same as in ε (Ho & Salimans 2022, eq. 6);
-        ω = 1 needs x̂⁰_g alone, at half the cost.
+        Classifier-free guidance, x̂⁰ = x̂⁰_∅ + ω (x̂⁰_g - x̂⁰_∅): linear, so the same as in ε (Ajay et al. 2023, alg. 1).
+        Ho & Salimans (2022, eq. 6) count from x̂⁰_g: their w is ω - 1. ω = 1 needs x̂⁰_g alone, at half the cost.
         """
         guided = self.settings.conditional and guidance != 1
         if guided:
@@ -109,7 +111,7 @@ class WorldModel(nn.Module):
         if guided:
             conditional, unconditional = clean.chunk(2)
             clean = unconditional + guidance * (conditional - unconditional)
-        low, high = self._range()
+        low, high = bounds
         return impose(torch.minimum(torch.maximum(clean, low), high), condition.first)
 
     def condition(self, first: Tensor, action: Tensor, return_to_go: Tensor, known: Tensor) -> Condition:
@@ -140,8 +142,9 @@ class WorldModel(nn.Module):
         scaled = self.actions.encode(action)
         first = torch.cat([self.states.encode(state), scaled], dim=1)
         condition = self.condition(first, scaled, return_to_go.nan_to_num(0.0), ~return_to_go.isnan())
+        bounds = self.encoded_range()
         rows = SAMPLERS[sampler](
-            lambda noisy, sigma: self.denoise(noisy, sigma, condition, guidance),
+            lambda noisy, sigma: self.denoise(noisy, sigma, condition, guidance, bounds),
             noise,
             self.sigmas(len(noise)) if sigmas is None else sigmas,
             temperature,
@@ -159,7 +162,7 @@ class WorldModel(nn.Module):
             return torch.cat([first, self.states.decode(rows[:, 1:])], dim=1)
         return torch.cat([first, self.changes.decode(rows[:, 1:])], dim=1).cumsum(1)
 
-    def _range(self) -> tuple[Tensor, Tensor]:
+    def encoded_range(self) -> tuple[Tensor, Tensor]:
         """Smallest and largest value of the data in the model's units, each [T, C]."""
         later = self.states if self.changes is None else self.changes
         one = torch.ones(self.settings.window, self.channels - self.observation_dim, device=self.return_scale.device)

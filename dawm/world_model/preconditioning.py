@@ -18,34 +18,37 @@ from dawm.world_model.schedule import cosine_sigmas
 
 @dataclass(frozen=True)
 class Coefficients:
-    """c_skip, c_out, c_in and c_noise, each of the shape of the σ that they belong to."""
+    """Each of the shape of the σ that they belong to  (Karras et al. 2022, eq. 7)."""
 
-    skip: Tensor
-    out: Tensor
-    scale: Tensor
-    level: Tensor
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+    c_noise: Tensor
 
     def target(self, clean: Tensor, noisy: Tensor) -> Tensor:
         """What F should have said: (x⁰ - c_skip x)/c_out."""
-        return (clean - self.skip * noisy) / self.out
+        return (clean - self.c_skip * noisy) / self.c_out
 
     def denoised(self, noisy: Tensor, output: Tensor) -> Tensor:
         """D(x; σ) from F's output."""
-        return self.skip * noisy + self.out * output
+        return self.c_skip * noisy + self.c_out * output
 
 
-def clean(sigma: Tensor, sigma_data: float) -> Coefficients:
+def predict_clean(sigma: Tensor, sigma_data: float) -> Coefficients:
     """F = x̂⁰ on the variance-preserving input √ᾱ x, √ᾱ = 1/√(1 + σ²)  (Ho et al. 2020, eq. 4)."""
     return Coefficients(torch.zeros_like(sigma), torch.ones_like(sigma), (1 + sigma**2).rsqrt(), cosine_place(sigma))
 
 
-def noise(sigma: Tensor, sigma_data: float) -> Coefficients:
+def predict_noise(sigma: Tensor, sigma_data: float) -> Coefficients:
     """F = ε̂ on the variance-preserving input: x̂⁰ = x - σ ε̂  (Ho et al. 2020, eq. 15)."""
     return Coefficients(torch.ones_like(sigma), -sigma, (1 + sigma**2).rsqrt(), cosine_place(sigma))
 
 
-def edm(sigma: Tensor, sigma_data: float) -> Coefficients:
-    """Input and target of variance 1 for data of standard deviation σ_data  (Karras et al. 2022, table 1)."""
+def predict_mixture(sigma: Tensor, sigma_data: float) -> Coefficients:
+    """F = a mixture of x̂⁰ and ε̂; input and target have variance 1 for data of standard deviation σ_data.
+
+    Karras et al. 2022, table 1.
+    """
     total = (sigma**2 + sigma_data**2).sqrt()
     return Coefficients((sigma_data / total) ** 2, sigma * sigma_data / total, 1 / total, sigma.log() / 4)
 
@@ -55,7 +58,11 @@ def cosine_place(sigma: Tensor) -> Tensor:
     return 2 / math.pi * sigma.atan()
 
 
-PRECONDITIONINGS: dict[str, Callable[[Tensor, float], Coefficients]] = {"clean": clean, "noise": noise, "edm": edm}
+PRECONDITIONINGS: dict[str, Callable[[Tensor, float], Coefficients]] = {
+    "clean": predict_clean,
+    "noise": predict_noise,
+    "edm": predict_mixture,
+}
 
 
 def uniform_levels(count: int, levels: int, rng: np.random.Generator) -> Tensor:

@@ -25,14 +25,18 @@ def cosine_alpha_bar(levels: int, offset: float = 0.008) -> Tensor:
 def cosine_sigmas(levels: int, steps: int | None = None) -> Tensor:
     """σ_k = √((1-ᾱ_k)/ᾱ_k) of N of the cosine schedule's K levels, decreasing to 0, float64 [N + 1].
 
-    steps: N ≤ K, in equal strides (Nichol & Dhariwal 2021, §4); None: all K.
+    steps: N ≤ K, in equal strides (see `strided_levels`); None: all K.
     """
     alpha_bar = cosine_alpha_bar(levels)[strided_levels(levels, levels if steps is None else steps)]
     return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 
 def strided_levels(levels: int, steps: int) -> list[int]:
-    """N levels equally spaced in 1 … K, from K down to the least, then 0  (Nichol & Dhariwal 2021, §4)."""
+    """The multiples of K/N, rounded, from K down to K/N, then 0.
+
+    Nichol & Dhariwal (2021, §4), whom DWM follow, space them from 1 to K with both ends: 5, 3, 1 of K = 5 and N = 3,
+    where these are 5, 3, 2.
+    """
     return [round(levels * (steps - i) / steps) for i in range(steps)] + [0]
 
 

@@ -11,22 +11,20 @@ from torch import Tensor
 
 from dawm.checkpoints import State
 from dawm.compute import CPU, Compute
-from dawm.config import WorldModelSettings, as_mapping, read
+from dawm.config import WorldModelSettings, as_mapping
 from dawm.data.normalizers import ActionScaler, MinMaxScaler
 from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.transitions import Transitions, held_out_rows, read_transitions
-from dawm.data.weights import load_weights
 from dawm.data.windows import WindowBatch, Windows, wanted_returns
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.randomness import derived_seed, generator
-from dawm.training import Job, adam, average_into, cosine_rate, ema_rate, set_rate, train_and_seal
+from dawm.training import Job, adam, average_into, cosine_rate, ema_rate, load_model, set_rate, train_and_seal
 from dawm.world_model.consistency import Physics
 from dawm.world_model.model import NORMALIZERS, WorldModel
 from dawm.world_model.preconditioning import training_sigmas
 
-WEIGHTS = "model.safetensors"
-LOG_EVERY = 200
+KIND = "world-model"
 HELD_OUT_WINDOWS = 1024
 
 
@@ -46,7 +44,7 @@ def train_world_model(
     data = open_sealed(dataset, "dataset")
     physics = _physics(settings, data, inverse_dynamics, forward_dynamics, compute)
     transitions = read_transitions(data, states=False)
-    torch.manual_seed(derived_seed(seed, "world-model", "weights"))
+    torch.manual_seed(derived_seed(seed, KIND, "weights"))
     model = WorldModel(settings, transitions.observation_dim, transitions.action_dim)
     seen, held_out = fit_normalizers(model, transitions, held_out_rows(data, transitions), data)
     if not len(seen):
@@ -56,15 +54,12 @@ def train_world_model(
     training = Denoising(model.to(compute.device), seen, held_out, physics, seed, compute)
     inputs = {"dataset": data, **(physics.inputs if physics else {})}
     train_and_seal(
-        Job("world-model", output, as_mapping(settings), seed, compute, inputs),
+        Job(KIND, output, as_mapping(settings), seed, compute, inputs),
         training.update,
         training.state,
         lambda: training.averaged,
-        weights=WEIGHTS,
         metadata={"action_dim": transitions.action_dim, **model.facts()},
-        log_every=LOG_EVERY,
         evaluate=training.evaluate,
-        evaluate_every=10 * LOG_EVERY,
     )
 
 
@@ -97,7 +92,7 @@ class Denoising:
         settings = self.model.settings
         if settings.learning_rate_schedule == "cosine":
             set_rate(self.optimizer, cosine_rate(step, settings.gradient_steps, settings.learning_rate))
-        rng = generator(self.seed, "world-model", "step", step)
+        rng = generator(self.seed, KIND, "step", step)
         numbers = torch.from_numpy(rng.integers(len(self.seen), size=settings.batch_size))
         with self.compute.precise():
             loss = denoising_loss(self.model, self.seen.batch(numbers), rng, self.physics)
@@ -114,7 +109,7 @@ class Denoising:
         """The averaged model's loss on held-out windows, the same ones with the same noise at every step."""
         if not len(self.held_out):
             return {"held_out_loss": float("nan")}
-        rng = generator(self.seed, "world-model", "held-out")
+        rng = generator(self.seed, KIND, "held-out")
         numbers = torch.from_numpy(rng.integers(len(self.held_out), size=HELD_OUT_WINDOWS))
         return {"held_out_loss": float(denoising_loss(self.averaged, self.held_out.batch(numbers), rng, self.physics))}
 
@@ -129,20 +124,17 @@ def denoising_loss(
     x = x⁰ + σ ε. The model's own device is used; `rng` gives σ, ε and what is hidden, in this order.
     """
     device, settings = model.return_scale.device, model.settings
-    count = len(batch.rows)
-    sigma = training_sigmas(settings.preconditioning, count, settings.diffusion_steps, rng)
-    noise = torch.from_numpy(rng.standard_normal(batch.rows.shape, dtype=np.float32))
-    shown = torch.from_numpy(rng.random(count) >= settings.condition_dropout)
-    hidden = torch.from_numpy(rng.random(count) < settings.action_dropout)
+    batch, count = batch.to(device), len(batch.rows)
+    sigma = training_sigmas(settings.preconditioning, count, settings.diffusion_steps, rng).to(device)
+    noise = torch.from_numpy(rng.standard_normal(batch.rows.shape, dtype=np.float32)).to(device)
+    shown = torch.from_numpy(rng.random(count) >= settings.condition_dropout).to(device)
+    hidden = torch.from_numpy(rng.random(count) < settings.action_dropout).to(device)
+    noisy = batch.rows + sigma[:, None, None] * noise
     action = batch.action.masked_fill(hidden[:, None], torch.nan)
-    rows, mask, sigma = batch.rows.to(device), batch.mask.to(device), sigma.to(device)
-    noisy = rows + sigma[:, None, None] * noise.to(device)
-    condition = model.condition(
-        rows[:, 0], action.to(device), batch.return_to_go.to(device), (batch.known & shown).to(device)
-    )
+    condition = model.condition(batch.rows[:, 0], action, batch.return_to_go, batch.known & shown)
     predicted, coefficients = model.network(noisy, sigma, condition)
-    error = predicted - coefficients.target(rows, noisy)
-    loss = (mask * (error.abs() if settings.loss == "absolute" else error**2)).sum() / mask.sum()
+    error = predicted - coefficients.target(batch.rows, noisy)
+    loss = (batch.mask * (error.abs() if settings.loss == "absolute" else error**2)).sum() / batch.mask.sum()
     if physics is None:
         return loss
     clean = coefficients.denoised(noisy, predicted)
@@ -187,8 +179,4 @@ def fit_normalizers(
 
 def load_world_model(folder: Path) -> tuple[WorldModel, Sealed]:
     """The averaged model of a sealed folder, ready to sample."""
-    sealed = open_sealed(folder, "world-model")
-    settings = read(WorldModelSettings, sealed.provenance["settings"], str(folder))
-    model = WorldModel(settings, sealed.metadata["observation_dim"], sealed.metadata["action_dim"])
-    load_weights(sealed, WEIGHTS, model)
-    return model.eval(), sealed
+    return load_model(folder, KIND, WorldModelSettings, WorldModel)

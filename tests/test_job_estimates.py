@@ -9,9 +9,9 @@ import pytest
 
 from dawm.cli import main
 from dawm.config import Experiment, WorldModelSettings, as_yaml, read
+from dawm.job_estimates import GROWTH, QUEUED, STARTED, plan
 from dawm.jobs import jobs
 from dawm.layout import Layout
-from dawm.planning import GROWTH, QUEUED, STARTED, plan
 
 USUAL_STEPS = WorldModelSettings().gradient_steps
 VALUES: dict[str, Any] = {
