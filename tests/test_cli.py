@@ -281,6 +281,33 @@ def tiny(dataset: Path, **changes: int) -> list[object]:
     return ["--dataset", dataset, "--settings", json.dumps(json.loads(WORLD_MODEL) | changes)]
 
 
+MODELS = ["train-world-model", "train-inverse-dynamics", "train-forward-dynamics", "train-cloned-policy"]
+SEEDED = {
+    **{stage: ["--dataset", "missing", "--output"] for stage in MODELS},
+    "train-policy": ["--algorithm", "iql", "--dataset", "missing", "--output"],
+    "train-behaviour": ["--task", "hopper", "--steps", 1, "--output"],
+    "evaluate": [],
+    "film": ["--policy", "missing", "--output"],
+}
+"""Stages with a seed, and what they need before a folder."""
+
+
+def test_every_stage_with_a_seed_is_tried_with_a_bad_one():
+    made = next(action.choices for action in parser()._actions if isinstance(action.choices, dict))
+    assert {name for name, stage in made.items() if "--seed" in stage._option_string_actions} == SEEDED.keys()
+
+
+@pytest.mark.parametrize("stage", SEEDED)
+def test_negative_seed_is_refused(refused, output, stage):
+    message = refused(stage, *SEEDED[stage], output, "--seed", -1)
+    assert message == f"dawm {stage}: --seed: expected a whole number from 0, found -1"
+
+
+def test_negative_seed_among_others_is_refused(refused, output):
+    message = refused("train-policy", *SEEDED["train-policy"], output / "0", output / "1", "--seed", 0, -2)
+    assert message == "dawm train-policy: --seed: expected a whole number from 0, found -2"
+
+
 def test_unknown_device_is_refused(refused, dataset, output):
     message = refused("train-world-model", *tiny(dataset), "--output", output, "--device", "tpu")
     assert "--device: expected cpu, cuda or auto, found 'tpu'" in message
