@@ -138,7 +138,10 @@ def test_bad_questions_get_one_sentence(
     path = str(config(tmp_path))
     for options, expected in (
         (["--cores", "0"], "expected --gpus from 0 and --cores from 1, found 0 and 0"),
-        (["--measured", str(tmp_path)], f"{tmp_path}: expected config.yaml and timings/timings.csv, found not both"),
+        (
+            ["--measured", str(tmp_path)],
+            f"{tmp_path}: expected config.yaml and timings/timings.csv, found only one of them, or neither",
+        ),
     ):
         assert main(["plan", path, *options]) == 2
         assert capsys.readouterr().err == f"dawm plan: {expected}\n"
