@@ -119,6 +119,14 @@ def test_shipped_config_is_valid(path):
     assert list(runs(experiment.matrix()))
 
 
+@pytest.mark.parametrize("name", ["evidence", "pilot", "d4rl-locomotion", "local-locomotion"])
+def test_dawm_is_the_recommended_recipe(name):
+    """docs/method.md, section 4: one name, one recipe, lengths and widths of the world model apart."""
+    dawm = load_experiment(ROOT / "config" / f"{name}.yaml").generators["dawm"]
+    assert dawm.forward_dynamics == ForwardDynamicsSettings(hidden=512, gradient_steps=40_000)
+    assert dawm.synthesis.correction == CorrectionSettings(mode="correct", terminals="function")
+
+
 def test_there_are_shipped_configs():
     assert {path.name for path in SHIPPED} >= {"quickstart.yaml", "local-locomotion.yaml", "d4rl-locomotion.yaml"}
 

@@ -13,6 +13,7 @@ from dawm.jobs import jobs
 from dawm.layout import Layout
 from dawm.planning import GROWTH, QUEUED, STARTED, plan
 
+ROOT = Path(__file__).resolve().parents[1]
 USUAL_STEPS = WorldModelSettings().gradient_steps
 VALUES: dict[str, Any] = {
     "experiment": "tiny",
@@ -152,3 +153,13 @@ def test_bad_questions_get_one_sentence(
     measured.rename(tmp_path / "results" / "tiny")
     assert main(["plan", path]) == 0
     assert capsys.readouterr().out.startswith("tiny: 18 jobs\n")
+
+
+def test_plan_that_the_documents_print_is_the_one_that_their_command_prints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
+    command = next(line for line in text.splitlines() if line.startswith("    python -m dawm plan "))
+    assert main(command.split()[3:]) == 0
+    assert capsys.readouterr().out.strip() == text.split("```")[1].strip()

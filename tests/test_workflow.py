@@ -433,10 +433,15 @@ def test_worked_example_of_an_own_environment_runs_to_its_report(tmp_path: Path)
     config = yaml.safe_load((ROOT / "config" / "own-environment.yaml").read_text())
     config |= {"experiment": "own-short", "seeds": [0]}
     config["datasets"]["pendulum"]["transitions"] = 1500
-    config["datasets"]["swing"] = {"source": "random", "transitions": 1500, "environment": {"id": "Pendulum-v1"}}
+    config["datasets"]["swing"] = {
+        "source": "random",
+        "transitions": 1500,
+        "environment": {"id": "Pendulum-v1", "termination": {}},  # it never ends
+    }
     recipe = config["generators"]["dawm"]
     recipe["world_model"] |= {"gradient_steps": 40}
     recipe["inverse_dynamics"] |= {"gradient_steps": 40}
+    recipe["forward_dynamics"] |= {"gradient_steps": 40}
     recipe["synthesis"] |= {"trajectories": 300}
     for learner in config["algorithms"].values():
         learner |= {"gradient_steps": 40, "evaluate_every": 20, "evaluation_episodes": 2}
