@@ -8,6 +8,13 @@ fail() {
     exit 2
 }
 
+# Snakemake meets a config file that is not there with a traceback.
+before=
+for word; do
+    [ "$before" != --configfile ] || [ -f "$word" ] || fail "$word: expected a config's YAML file, found no such file"
+    before=$word
+done
+
 # Snakemake inherits the descriptor: the lock is free only when no Snakemake that was started here is alive.
 exec 9>.make.lock
 flock -n 9 || { echo "Another run is at work in this folder; waiting for it to end."; flock 9; }

@@ -5,6 +5,7 @@ python benchmarks/dag.py
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -20,6 +21,7 @@ TIMES = (1, 12, 20)
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rows = [dry_run(times) for times in TIMES]
     for row in rows:
         print("{jobs:>7,} jobs  {cpu_seconds:>6.1f} CPU-seconds  {max_rss_mb:>5.0f} MB".format(**row))

@@ -8,10 +8,11 @@ kind are sealed in both and how many of them are equal; names the others, and en
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -48,8 +49,11 @@ def compare(here: Seals, there: Seals) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["folder", "kind", "equal"])
 
 
-def main(here: str, there: str) -> int:
-    table = compare(seals_of(Path(here)), seals_of(Path(there)))
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, nargs=2, help="a folder of results, or an archive of one")
+    here, there = parser.parse_args(arguments).results
+    table = compare(seals_of(here), seals_of(there))
     print(table.groupby("kind").agg(sealed_in_both=("equal", "size"), equal=("equal", "sum")).to_string())
     for folder in table.folder[~table.equal.astype(bool)]:
         print(f"differs: {folder}")
@@ -57,6 +61,4 @@ def main(here: str, there: str) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("expected two folders of results, or archives of such")
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

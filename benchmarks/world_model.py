@@ -81,7 +81,7 @@ def cases() -> Iterator[Case]:
 
 
 def cases_on_a_gpu() -> Iterator[Case]:
-    """Every case in plain float32, and the networks of the default recipe and of the paper in all other ways."""
+    """Every case in plain float32, and the networks of the recommended recipe and of the paper in all other ways."""
     for case in cases():
         ways = [("float32", "none")]
         if (case.size, case.sampler, case.steps, case.guidance) in (
@@ -179,7 +179,7 @@ def dawm(*arguments: object) -> dict[str, float]:
 
 
 def measure_stage(work: Path, sizes: list[int]) -> Iterator[dict[str, Any]]:
-    """`synthesize` from the models of config/pilot.yaml's default recipe, 500 gradient steps old."""
+    """`synthesize` from the models of config/pilot.yaml's recommended recipe, 500 gradient steps old."""
     from dawm.config import ExportSettings
     from dawm.data.export import export
 

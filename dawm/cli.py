@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser().parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
+        _check_seeds(parsed)
         return parsed.stage(parsed) or 0
     except InputError as error:
         print(f"dawm {parsed.command}: {error}", file=sys.stderr)
@@ -39,6 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"dawm {parsed.command}: {where}{error.strerror or error}", file=sys.stderr)
         return 2
+
+
+def _check_seeds(parsed: argparse.Namespace) -> None:
+    """Every stage's --seed, one or several."""
+    given = getattr(parsed, "seed", [])
+    for seed in given if isinstance(given, list) else [given]:
+        if seed < 0:
+            raise InputError(f"--seed: expected a whole number from 0, found {seed}")
 
 
 def ran_out_of_memory(error: Exception) -> bool:

@@ -117,7 +117,10 @@ def measurements(folder: Path) -> Iterator[Measurement]:
     layout = Layout(folder)
     path = layout.timings / "timings.csv"
     if not (path.is_file() and layout.config.is_file()):
-        raise InputError(f"{folder}: expected {layout.config.name} and {path.relative_to(folder)}, found not both")
+        raise InputError(
+            f"{folder}: expected {layout.config.name} and {path.relative_to(folder)}, "
+            "found only one of them, or neither"
+        )
     experiment = load_experiment(layout.config)
     known = {job.slug: job for job in jobs(layout, experiment)}
     for row in read_timings(path).to_dict("records"):

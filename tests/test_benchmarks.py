@@ -89,6 +89,15 @@ def test_without_a_gpu_the_gpu_benchmarks_say_so(command: list[str]) -> None:
     assert run.returncode == 2 and "torch sees no GPU here" in run.stderr
 
 
+@pytest.mark.parametrize("name", ["dag", "reproduced"])
+def test_help_starts_nothing(name: str) -> None:
+    run = subprocess.run(
+        [sys.executable, f"benchmarks/{name}.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 0 and run.stdout.startswith(f"usage: {name}.py [-h]")
+    assert f"python benchmarks/{name}.py" in run.stdout
+
+
 def test_frontier_is_what_nothing_beats_in_both() -> None:
     load("world_model")
     study = load("cost_study")
@@ -104,11 +113,11 @@ def test_folders_that_are_no_longer_the_same_are_named(
         shutil.copytree(dataset, tmp_path / results / "datasets/hopper")
     with tarfile.open(tmp_path / "there.tar.xz", "w:xz") as archive:
         archive.add(tmp_path / "there", arcname=".")
-    assert reproduced.main(str(tmp_path / "here"), str(tmp_path / "there.tar.xz")) == 0
+    assert reproduced.main([str(tmp_path / "here"), str(tmp_path / "there.tar.xz")]) == 0
     assert capsys.readouterr().out.splitlines()[-1].split() == ["dataset", "1", "1"]
     seal = tmp_path / "here/datasets/hopper/provenance.json"
     seal.write_text(seal.read_text().replace('"digest": "', '"digest": "0', 1))
-    assert reproduced.main(str(tmp_path / "here"), str(tmp_path / "there.tar.xz")) == 1
+    assert reproduced.main([str(tmp_path / "here"), str(tmp_path / "there.tar.xz")]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "differs: datasets/hopper"
 
 

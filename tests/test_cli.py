@@ -223,7 +223,7 @@ def test_settings_may_come_from_a_file(tmp_path, output):
 def test_unknown_local_data_set_is_refused_with_the_known_ones(refused, output, name):
     message = refused("export", "--settings", json.dumps({"source": name}), "--output", output)
     assert message.startswith("dawm export: source: expected one of local/hopper-random, local/hopper-medium, ")
-    assert message.endswith(f"found {name}")
+    assert f"found {name}" in message
 
 
 @pytest.mark.parametrize("name", ["hopper", "HDF5:x", "/data/hopper_medium-v2.hdf5", "random:Pendulum-v1"])
@@ -279,6 +279,33 @@ def test_real_fraction_outside_0_to_1_is_refused(refused, dataset, output, fract
 def tiny(dataset: Path, **changes: int) -> list[object]:
     """Options of a world model that trains in no time, should it not be refused."""
     return ["--dataset", dataset, "--settings", json.dumps(json.loads(WORLD_MODEL) | changes)]
+
+
+MODELS = ["train-world-model", "train-inverse-dynamics", "train-forward-dynamics", "train-cloned-policy"]
+SEEDED = {
+    **{stage: ["--dataset", "missing", "--output"] for stage in MODELS},
+    "train-policy": ["--algorithm", "iql", "--dataset", "missing", "--output"],
+    "train-behaviour": ["--task", "hopper", "--steps", 1, "--output"],
+    "evaluate": [],
+    "film": ["--policy", "missing", "--output"],
+}
+"""Stages with a seed, and what they need before a folder."""
+
+
+def test_every_stage_with_a_seed_is_tried_with_a_bad_one():
+    made = next(action.choices for action in parser()._actions if isinstance(action.choices, dict))
+    assert {name for name, stage in made.items() if "--seed" in stage._option_string_actions} == SEEDED.keys()
+
+
+@pytest.mark.parametrize("stage", SEEDED)
+def test_negative_seed_is_refused(refused, output, stage):
+    message = refused(stage, *SEEDED[stage], output, "--seed", -1)
+    assert message == f"dawm {stage}: --seed: expected a whole number from 0, found -1"
+
+
+def test_negative_seed_among_others_is_refused(refused, output):
+    message = refused("train-policy", *SEEDED["train-policy"], output / "0", output / "1", "--seed", 0, -2)
+    assert message == "dawm train-policy: --seed: expected a whole number from 0, found -2"
 
 
 def test_unknown_device_is_refused(refused, dataset, output):

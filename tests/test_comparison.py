@@ -300,5 +300,33 @@ def test_bad_tables_are_refused_with_one_sentence(tmp_path: Path, capsys: pytest
         assert main(["compare", str(path), "--output", str(tmp_path / "output")]) == 2
         error = capsys.readouterr().err
         assert sentence in error and error.count("\n") == 1
-    assert main(["compare", str(tmp_path / "none.csv"), "--output", str(tmp_path / "output")]) == 2
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("none.csv", None, "expected a table scores.csv, found: No such file or directory"),
+        ("folder.csv", "folder", "expected a table scores.csv, found: Is a directory"),
+        ("scores.csv.gz", b"\x1f\x8b\x08\x00 and not a word of gzip", "expected a table scores.csv, found: "),
+        ("long.csv", b"a,b\n" + b"1," * 10_000 + b'"\n', "expected a table scores.csv, found: "),
+        ("header.csv", b"whole,data_fraction\n", "expected a table scores.csv, found no column 'algorithm'"),
+        ("value.csv", None, "column 'seed': expected numbers, found: "),
+    ],
+)
+def test_what_is_no_table_is_told_in_a_short_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes | str | None, sentence: str
+) -> None:
+    path = tmp_path / name
+    if content == "folder":
+        path.mkdir()
+    elif name == "value.csv":
+        scores = table({"real": nothing, "dawm": five})
+        scores.astype({"seed": str}).replace({"seed": {"0": "x" * 10_000}}).to_csv(path, index=False)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    assert main(["compare", str(path), "--output", str(tmp_path / "output")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"dawm compare: {path}: {sentence}") and error.count("\n") == 1
+    assert len(error) < len(str(path)) + 300
     assert not (tmp_path / "output").exists()

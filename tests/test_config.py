@@ -125,6 +125,14 @@ def test_the_papers_config_labels_and_asks_as_dwm_does():
     assert recipe.synthesis.request == RequestSettings(kind="value", amount=0.6)
 
 
+@pytest.mark.parametrize("name", ["evidence", "pilot", "d4rl-locomotion", "local-locomotion"])
+def test_dawm_is_the_recommended_recipe(name):
+    """docs/method.md, section 4: one name, one recipe, lengths and widths of the world model apart."""
+    dawm = load_experiment(ROOT / "config" / f"{name}.yaml").generators["dawm"]
+    assert dawm.forward_dynamics == ForwardDynamicsSettings(hidden=512, gradient_steps=40_000)
+    assert dawm.synthesis.correction == CorrectionSettings(mode="correct", terminals="function")
+
+
 def test_there_are_shipped_configs():
     assert {path.name for path in SHIPPED} >= {"quickstart.yaml", "local-locomotion.yaml", "d4rl-locomotion.yaml"}
 
@@ -153,7 +161,9 @@ def test_whole_numbers_serve_as_numbers_and_whole_floats_as_whole_numbers():
 @pytest.mark.parametrize("name", ["a", "0", "hopper-medium_v2", "x" * 64])
 def test_good_name_is_accepted(name):
     assert read(Experiment, changed("experiment", name), "here").experiment == name
-    assert list(read(Experiment, changed("datasets", {name: {"source": "x"}}), "here").datasets) == [name]
+    assert list(read(Experiment, changed("datasets", {name: {"source": "local/hopper-medium"}}), "here").datasets) == [
+        name
+    ]
 
 
 def test_matrix_names_every_run_once_and_pairs_world_models_in_turn():
@@ -309,6 +319,28 @@ def test_parts_are_of_whole_data_sets_of_the_same_config(refused: Refused) -> No
         sets = {"hopper": whole, "tenth": {"source": "part/hopper", "fraction": 0.1}}
         message = refused(changed("datasets", sets | {"small": {"source": source, "fraction": 0.1}}))
         assert message == f"datasets.small.source: expected part/ and one of hopper, found {source}", name
+
+
+@pytest.mark.parametrize(
+    ("source", "expected", "hint"),
+    [
+        ("local/hoper-medium", "one of local/hopper-random, ", "; did you mean local/hopper-medium?"),
+        ("d4rl/hopper-medium-v0", "one of d4rl/hopper-random-v2, ", "; did you mean d4rl/hopper-medium-v2?"),
+        ("d4rl/antmaze", "one of d4rl/hopper-random-v2, ", ""),
+        ("randomly", "local/NAME, d4rl/NAME, minari/ID, hdf5:PATH, part/NAME or random", None),
+    ],
+)
+def test_unknown_source_is_refused_before_anything_runs(refused: Refused, source: str, expected: str, hint) -> None:
+    message = refused(changed("datasets", {"hopper": {"source": source}}))
+    assert message.startswith(f"datasets.hopper.source: expected {expected}")
+    assert message.endswith(f"found {source!r}" if hint is None else f"found {source}{hint}")
+
+
+def test_file_of_a_source_may_be_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert ExportSettings(source="hdf5:~/mine.hdf5").file == Path("/home/me/mine.hdf5")
+    assert ExportSettings(source="hdf5:data/mine.hdf5").file == Path("data/mine.hdf5")
+    assert ExportSettings(source="local/hopper-medium").file is None
 
 
 def test_arms_name_learners_that_there_are(refused: Refused) -> None:

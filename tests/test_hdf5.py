@@ -324,8 +324,15 @@ def test_number_of_transitions_is_refused_for_a_file(tmp_path, refused):
     assert NAME in message and "transitions" in message and "expected null" in message and "1000" in message
 
 
-def test_missing_file_is_refused(tmp_path, refused):
-    assert f"{tmp_path / NAME}: no such file" in refused(tmp_path / NAME)
+@pytest.mark.parametrize("name", [NAME, "mine.hdf5"])
+def test_missing_file_is_refused_before_its_name_is_read(tmp_path, refused, name):
+    assert f"{tmp_path / name}: no such file" in refused(tmp_path / name)
+
+
+def test_file_in_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_hdf5(tmp_path / NAME, hopper_columns())
+    assert open_source(ExportSettings(source=f"hdf5:~/{NAME}")).rows > 0
 
 
 def test_file_name_longer_than_any_is_refused(tmp_path, refused):

@@ -282,6 +282,12 @@ def test_sealed_folder_takes_no_environment(dataset: Path, refused: Refused) -> 
     )
 
 
+def test_missing_file_is_told_before_its_environment_is_asked_for(tmp_path: Path, refused: Refused) -> None:
+    assert f"{tmp_path / 'mine.hdf5'}: no such file" in refused(tmp_path / "mine.hdf5")
+    write_hdf5(tmp_path / "mine.hdf5", hopper_columns())
+    assert "--environment Hopper-v4" in refused(tmp_path / "mine.hdf5")
+
+
 @pytest.mark.parametrize("name", ["nothing-here", "nothing/here.hdf5", "local/none", ""])
 def test_what_is_no_data_set_is_refused(refused: Refused, name: str) -> None:
     refused(name)

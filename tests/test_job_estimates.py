@@ -13,6 +13,7 @@ from dawm.job_estimates import GROWTH, QUEUED, STARTED, plan
 from dawm.jobs import jobs
 from dawm.layout import Layout
 
+ROOT = Path(__file__).resolve().parents[1]
 USUAL_STEPS = WorldModelSettings().gradient_steps
 VALUES: dict[str, Any] = {
     "experiment": "tiny",
@@ -138,7 +139,10 @@ def test_bad_questions_get_one_sentence(
     path = str(config(tmp_path))
     for options, expected in (
         (["--cores", "0"], "expected --gpus from 0 and --cores from 1, found 0 and 0"),
-        (["--measured", str(tmp_path)], f"{tmp_path}: expected config.yaml and timings/timings.csv, found not both"),
+        (
+            ["--measured", str(tmp_path)],
+            f"{tmp_path}: expected config.yaml and timings/timings.csv, found only one of them, or neither",
+        ),
     ):
         assert main(["plan", path, *options]) == 2
         assert capsys.readouterr().err == f"dawm plan: {expected}\n"
@@ -149,3 +153,13 @@ def test_bad_questions_get_one_sentence(
     measured.rename(tmp_path / "results" / "tiny")
     assert main(["plan", path]) == 0
     assert capsys.readouterr().out.startswith("tiny: 18 jobs\n")
+
+
+def test_plan_that_the_documents_print_is_the_one_that_their_command_prints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
+    command = next(line for line in text.splitlines() if line.startswith("    python -m dawm plan "))
+    assert main(command.split()[3:]) == 0
+    assert capsys.readouterr().out.strip() == text.split("```")[1].strip()

@@ -173,12 +173,21 @@ def test_foreign_environment_is_not_removed(checkout):
 
 def test_second_run_installs_nothing(checkout):
     standing_environment(checkout, 'echo "called with: $*"')
+    (checkout / "config").mkdir()
+    (checkout / "config/other one.yaml").touch()
     result = make(checkout, "run", "CORES=3", "CONFIG=config/other one.yaml")
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [
         "called with: -m snakemake --cores 3 --configfile config/other one.yaml",
         "called with: -m dawm report-path config/other one.yaml",
     ]
+
+
+def test_config_that_is_not_there_is_one_sentence(checkout):
+    standing_environment(checkout, 'echo "called with: $*"')
+    result = make(checkout, "run", "CONFIG=config/no such.yaml")
+    assert result.returncode == 2 and result.stdout == ""
+    assert sentences(result) == ["config/no such.yaml: expected a config's YAML file, found no such file"]
 
 
 @pytest.mark.parametrize("changed", ["setup.sh", "pyproject.toml", "requirements.lock", "requirements-torch.txt"])

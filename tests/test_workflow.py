@@ -401,15 +401,30 @@ def test_without_conda_one_sentence_says_what_to_do(tmp_path: Path) -> None:
     assert run.stderr.strip().splitlines()[-1].startswith("--use-conda: expected conda 24.7.1 or newer on PATH")
 
 
-def test_a_data_set_that_does_not_exist_fails_with_its_sentence_in_the_terminal(tmp_path: Path) -> None:
+def test_a_data_set_that_cannot_be_made_fails_with_its_sentence_in_the_terminal(tmp_path: Path) -> None:
+    folder = clone(tmp_path)
+    values = yaml.safe_load((folder / "tiny.yaml").read_text())
+    values["datasets"] = {"mine": {"source": "random", "environment": {"id": "Hoper-v4"}}}
+    (folder / "unknown.yaml").write_text(yaml.safe_dump(values))
+    run = snakemake(folder, config="unknown.yaml")
+    assert run.returncode != 0
+    assert "dawm export: environment: gymnasium cannot make 'Hoper-v4'" in run.stdout + run.stderr
+    assert not list((folder / "results").rglob("provenance.json"))
+
+
+def test_a_file_that_does_not_exist_is_missed_before_any_job_until_its_data_set_is_made(tmp_path: Path) -> None:
     folder = clone(tmp_path)
     values = yaml.safe_load((folder / "tiny.yaml").read_text())
     values["datasets"] = {"mine": {"source": "hdf5:nowhere/hopper_medium-v2.hdf5"}}
     (folder / "missing.yaml").write_text(yaml.safe_dump(values))
-    run = snakemake(folder, config="missing.yaml")
-    assert run.returncode != 0
-    assert "dawm export: nowhere/hopper_medium-v2.hdf5: no such file" in run.stdout + run.stderr
-    assert not list((folder / "results").rglob("provenance.json"))
+    run = snakemake(folder, "--dry-run", config="missing.yaml")
+    assert run.returncode == 2
+    said = f"{folder}/missing.yaml: datasets.mine.source: nowhere/hopper_medium-v2.hdf5: no such file"
+    assert run.stderr.strip().splitlines()[-1] == said
+    made = folder / "results/tiny/datasets/mine"
+    made.mkdir(parents=True)
+    (made / "provenance.json").touch()
+    assert snakemake(folder, "--dry-run", config="missing.yaml").returncode == 0
 
 
 def test_worked_example_of_an_own_environment_runs_to_its_report(tmp_path: Path) -> None:
@@ -418,10 +433,15 @@ def test_worked_example_of_an_own_environment_runs_to_its_report(tmp_path: Path)
     config = yaml.safe_load((ROOT / "config" / "own-environment.yaml").read_text())
     config |= {"experiment": "own-short", "seeds": [0]}
     config["datasets"]["pendulum"]["transitions"] = 1500
-    config["datasets"]["swing"] = {"source": "random", "transitions": 1500, "environment": {"id": "Pendulum-v1"}}
+    config["datasets"]["swing"] = {
+        "source": "random",
+        "transitions": 1500,
+        "environment": {"id": "Pendulum-v1", "termination": {}},  # it never ends
+    }
     recipe = config["generators"]["dawm"]
     recipe["world_model"] |= {"gradient_steps": 40}
     recipe["inverse_dynamics"] |= {"gradient_steps": 40}
+    recipe["forward_dynamics"] |= {"gradient_steps": 40}
     recipe["synthesis"] |= {"trajectories": 300}
     for learner in config["algorithms"].values():
         learner |= {"gradient_steps": 40, "evaluate_every": 20, "evaluation_episodes": 2}

@@ -129,9 +129,11 @@ def read_scores(paths: Sequence[Path]) -> pd.DataFrame:
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a table scores.csv, found: {' '.join(str(error).split())}") from error
+        table = pd.read_csv(path, compression=None)
+    except OSError as error:
+        raise InputError(f"{path}: expected a table scores.csv, found: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: expected a table scores.csv, found: {' '.join(str(error).split()):.200}") from error
     absent = [name for name in (*KEY, *NUMBERS) if name not in table]
     if absent:
         raise InputError(f"{path}: expected a table scores.csv, found no column {absent[0]!r}")
@@ -139,7 +141,7 @@ def _read(path: Path) -> pd.DataFrame:
         try:
             table[name] = pd.to_numeric(table[name])
         except (ValueError, TypeError) as error:
-            raise InputError(f"{path}: column {name!r}: expected numbers, found: {error}") from error
+            raise InputError(f"{path}: column {name!r}: expected numbers, found: {error!s:.200}") from error
     return table
 
 

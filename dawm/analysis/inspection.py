@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dawm.analysis.physics import Physics, check_physics
-from dawm.config import EnvironmentSettings, ExportSettings, InspectionSettings, as_mapping
+from dawm.config import HDF5, EnvironmentSettings, ExportSettings, InspectionSettings, as_mapping
 from dawm.data.export import episode_returns
 from dawm.data.files import only_writer, write_csv, write_json
 from dawm.data.sealed import PROVENANCE, Sealed, open_sealed, seal, unseal
@@ -82,12 +82,13 @@ def _load(dataset: str, environment: str | None) -> tuple[Transitions, Task, dic
             )
         sealed = open_sealed(folder, "dataset", "synthetic")
         return read_transitions(sealed), task_of_metadata(sealed.metadata), _origin(sealed)
-    source = f"hdf5:{dataset}" if folder.suffix in (".hdf5", ".h5") else dataset
+    source = f"{HDF5}{dataset}" if folder.suffix in (".hdf5", ".h5") and not dataset.startswith(HDF5) else dataset
     chosen = None if environment is None else EnvironmentSettings(id=environment)
+    settings = ExportSettings(source=source, environment=chosen)
     try:
-        opened = open_source(ExportSettings(source=source, environment=chosen))
+        opened = open_source(settings)
     except InputError as error:
-        counts = count_not_finite(folder) if source.startswith("hdf5:") and folder.is_file() else {}
+        counts = count_not_finite(settings.file) if settings.file is not None and settings.file.is_file() else {}
         if not counts:
             raise
         found = ", ".join(f"{count:,} in {key!r}" for key, count in counts.items())

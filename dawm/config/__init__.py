@@ -5,12 +5,19 @@ The schema is the only judge of a config: workflow, command line, an editor and 
 
 from dawm.config.compute import ComputeSettings
 from dawm.config.data import (
+    D4RL,
+    HDF5,
+    LOCAL,
+    LOCOMOTION,
+    MINARI,
     PART,
+    RANDOM,
     BoundSettings,
     EnvironmentSettings,
     ExportSettings,
     InspectionSettings,
     TerminationSettings,
+    check_source,
 )
 from dawm.config.experiment import (
     AnimationSettings,
@@ -46,7 +53,13 @@ from dawm.config.reference import key_table
 from dawm.config.schema import json_schema
 
 __all__ = [
+    "D4RL",
+    "HDF5",
+    "LOCAL",
+    "LOCOMOTION",
+    "MINARI",
     "PART",
+    "RANDOM",
     "AlgorithmsSettings",
     "AnimationSettings",
     "AssessmentSettings",
@@ -77,6 +90,7 @@ __all__ = [
     "WorldModelSettings",
     "as_mapping",
     "as_yaml",
+    "check_source",
     "json_schema",
     "key_table",
     "load_experiment",

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from dawm.config.fields import setting
 from dawm.errors import InputError
 
-PART = "part/"
+LOCAL, D4RL, HDF5, MINARI, PART, RANDOM = "local/", "d4rl/", "hdf5:", "minari/", "part/", "random"
+LOCOMOTION = tuple(
+    f"{task}-{kind}"
+    for task in ("hopper", "halfcheetah", "walker2d")
+    for kind in ("random", "medium", "medium-replay", "medium-expert", "expert")
+)
+"""Data sets of our own suite, and with `-v2` D4RL's."""
+KNOWN = {LOCAL: [LOCAL + name for name in LOCOMOTION], D4RL: [f"{D4RL}{name}-v2" for name in LOCOMOTION]}
+ALIKE = 0.85  # of difflib: one letter in ten
+
+
+def check_source(source: str) -> None:
+    """InputError for a source of no known kind or name. Whether a file or a Minari set is there, opening it tells."""
+    for kind, names in KNOWN.items():
+        if source.startswith(kind) and source not in names:
+            close = difflib.get_close_matches(source, names, 1, ALIKE)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise InputError(f"source: expected one of {', '.join(names)}, found {source}{hint}")
+    if source != RANDOM and not source.startswith((*KNOWN, HDF5, MINARI, PART)):
+        raise InputError(
+            "source: expected local/NAME, d4rl/NAME, minari/ID, hdf5:PATH, part/NAME or random (with `environment`), "
+            f"found {source!r}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +100,12 @@ class ExportSettings:
     def parent(self) -> str | None:
         """The data set that this one is a part of."""
         return self.source.removeprefix(PART) if self.source.startswith(PART) else None
+
+    @property
+    def file(self) -> Path | None:
+        """The HDF5 file that it is read from, `~` expanded; a relative path counts from where the command runs."""
+        named = self.source.removeprefix(HDF5) if self.source.startswith(HDF5) else None
+        return None if named is None else Path(os.path.expanduser(named))
 
     def __post_init__(self) -> None:
         if (self.parent is None) != (self.fraction is None):

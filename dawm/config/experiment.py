@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dawm.config.compute import ComputeSettings
-from dawm.config.data import ExportSettings, InspectionSettings
+from dawm.config.data import MINARI, ExportSettings, InspectionSettings, check_source
 from dawm.config.fields import SLUG, setting
 from dawm.config.learners import AlgorithmsSettings, LearnerSettings
 from dawm.config.recipes import GeneratorSettings
@@ -106,8 +106,9 @@ class Experiment:
                     f"found {arm.generator or name}"
                 )
         self._check_planners()
+        self._check_sources()
         self._check_parts()
-        minari = [name for name in self.datasets if self.whole(name).source.startswith("minari/")]
+        minari = [name for name in self.datasets if self.whole(name).source.startswith(MINARI)]
         if 0 < len(minari) < len(self.datasets):
             raise InputError(
                 f"datasets.{minari[0]}: Minari's data sets come from other policies and environments than D4RL's and "
@@ -127,6 +128,13 @@ class Experiment:
             if name not in able:
                 known = ", ".join(able) or "a generator whose world model has an action_dropout above 0"
                 raise InputError(f"planners: expected some of {known}, found {name}")
+
+    def _check_sources(self) -> None:
+        for name, dataset in self.datasets.items():
+            try:
+                check_source(dataset.source)
+            except InputError as problem:
+                raise InputError(f"datasets.{name}.{problem}") from problem
 
     def _check_parts(self) -> None:
         for name, dataset in self.datasets.items():

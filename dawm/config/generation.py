@@ -26,7 +26,7 @@ class WorldModelSettings:
         "what the network predicts: x⁰ or ε, at K levels of the cosine schedule, or EDM's mixture, at log-normal ones",
         "clean",
     )
-    diffusion_steps: int = setting("K, noise levels of training; EDM has no such", 5, minimum=1, maximum=1000)
+    diffusion_steps: int = setting("K, noise levels of training; not used by EDM", 5, minimum=1, maximum=1000)
     normalizer: Literal["standard", "cdf"] = setting(
         "units of states: mean 0 and variance 1, or uniform on [-1, 1] by the empirical distribution function",
         "standard",

@@ -24,6 +24,7 @@ from typing import Any, SupportsFloat
 import h5py
 import numpy as np
 
+from dawm.config import LOCOMOTION
 from dawm.download import download
 from dawm.environments.tasks import TASKS, Task
 from dawm.errors import InputError
@@ -64,11 +65,7 @@ except OSError as error:  # importing d4rl makes its folder
         f"{error.filename}: expected a folder for D4RL's files ({error.strerror}); name another in D4RL_DATASET_DIR"
     ) from error
 
-NAMES = tuple(
-    f"{task}-{policy}-v2"
-    for task in ("hopper", "halfcheetah", "walker2d")
-    for policy in ("random", "medium", "medium-replay", "medium-expert", "expert")
-)
+NAMES = tuple(f"{name}-v2" for name in LOCOMOTION)
 _DEFAULT_FOLDER = os.path.expanduser("~/.d4rl/datasets")  # as in d4rl.offline_env
 # The value of D4RL_DATASET_DIR that d4rl has followed; none if it was imported before the variable was set.
 _followed = None if d4rl.offline_env.DATASET_PATH == _DEFAULT_FOLDER else os.environ.get("D4RL_DATASET_DIR")

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import sys
 from functools import partial
+from os.path import isfile
 from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
@@ -13,6 +14,7 @@ from snakemake.settings.types import DeploymentMethod
 
 from dawm.config import Experiment, as_mapping, as_yaml, read
 from dawm.data.files import write_text
+from dawm.data.sealed import PROVENANCE
 from dawm.errors import InputError
 from dawm.jobs import group_name
 from dawm.layout import (
@@ -43,14 +45,18 @@ if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method and 
     )
     sys.exit(2)
 
+config_files = " and ".join(map(str, workflow.configfiles)) or "config"
 try:
-    experiment = read(Experiment, config, " and ".join(map(str, workflow.configfiles)) or "config")
+    experiment = read(Experiment, config, config_files)
+    layout = Layout.of(experiment.experiment)
+    for name, dataset in experiment.datasets.items():  # without it only a job would miss the file
+        if dataset.file is not None and not (isfile(dataset.file) or isfile(layout.dataset(name) / PROVENANCE)):
+            raise InputError(f"{config_files}: datasets.{name}.source: {dataset.file}: no such file")
 except InputError as error:
     print(error, file=sys.stderr)
     sys.exit(2)
 
 matrix = experiment.matrix()
-layout = Layout.of(experiment.experiment)
 logs, benchmarks = layout.root / "logs", layout.root / "benchmarks"
 ENVIRONMENT = Path(workflow.basedir) / "environment.yml"
 
@@ -92,7 +98,7 @@ def inside(folder, *names):
 
 def seal_of(folder):
     """What stands for a sealed folder among a rule's inputs and outputs."""
-    return inside(folder, "provenance.json")
+    return inside(folder, PROVENANCE)
 
 
 def shared(folder):
@@ -171,13 +177,12 @@ def parent_of(wildcards):
 
 
 def source_files(wildcards):
-    """What an export reads: a user's HDF5 file, where it is there (if not, the export says so in its own words), or the
-    data set that this one is a part of."""
-    source = experiment.datasets[wildcards.dataset].source
+    """What an export reads: a user's HDF5 file, unless it went away since, or the data set that this one is a part
+    of."""
     if parents := parent_of(wildcards):
         return [seal_of(folder) for folder in parents]
-    path = Path(source.removeprefix("hdf5:"))
-    return [str(path)] if source.startswith("hdf5:") and path.is_file() else []
+    path = experiment.datasets[wildcards.dataset].file
+    return [str(path)] if path is not None and isfile(path) else []
 
 
 def policy_groups():

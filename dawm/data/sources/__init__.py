@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,15 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from dawm.config import PART, ExportSettings
+from dawm.config import D4RL, HDF5, LOCAL, MINARI, PART, RANDOM, ExportSettings, check_source
 from dawm.data.sealed import Sealed
 from dawm.environments.tasks import Task
 from dawm.errors import InputError
 
 BLOCK_ROWS = 16_384
 """About how many rows a source holds in memory at a time."""
-
-LOCAL, RANDOM, HDF5, D4RL, MINARI = r"local/", r"random\Z", r"hdf5:", r"d4rl/", r"minari/"
 
 Columns = Mapping[str, np.ndarray]
 """observation, action, reward, next_observation, terminal, timeout and maybe qpos, qvel: see `Transitions.real`."""
@@ -39,18 +36,14 @@ class SourceData:
 
 def open_source(settings: ExportSettings, parent: Path | None = None) -> SourceData:
     """The data set that `settings.source` names; parent: the folder of the one that it is a part of."""
+    check_source(settings.source)
     if settings.source.startswith(PART):
         from dawm.data.sources.part import open_part
 
         return open_part(settings, parent)
     if parent is not None:
         raise InputError(f"--parent: expected with a source {PART}NAME alone, found {settings.source}")
-    kind = next((kind for kind in _SOURCES if re.match(kind, settings.source)), None)
-    if kind is None:
-        raise InputError(
-            "source: expected local/NAME, d4rl/NAME, minari/ID, hdf5:PATH, part/NAME or random (with `environment`), "
-            f"found {settings.source!r}"
-        )
+    kind = next(kind for kind in _SOURCES if settings.source.startswith(kind))
     for key, kinds in (("transitions", (LOCAL, RANDOM)), ("base_url", (D4RL,))):
         if getattr(settings, key) is not None and kind not in kinds:
             raise InputError(f"{key}: expected null for the source {settings.source}, found {getattr(settings, key)!r}")

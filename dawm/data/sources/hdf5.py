@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from dawm.config import EnvironmentSettings, ExportSettings
+from dawm.config import D4RL, HDF5, EnvironmentSettings, ExportSettings
 from dawm.data.sources import BLOCK_ROWS, Columns, SourceData
 from dawm.data.sources.checks import apart, check_actions, check_container, check_finite
 from dawm.data.transitions import number_episodes
@@ -24,19 +24,18 @@ OPTIONAL = ("timeouts", "next_observations", "infos/qpos", "infos/qvel")
 
 def open_hdf5(settings: ExportSettings) -> SourceData:
     """`hdf5:PATH`."""
-    path = Path(settings.source.removeprefix("hdf5:"))
+    path = settings.file or Path()
+    _check_file(path)
     task = task_of_file(path, settings.environment)
     # Nobody knows which simulator wrote the file.
-    return _source(path, task, {"source": f"hdf5:{path.name}", "simulator": "unknown"})
+    return _source(path, task, {"source": f"{HDF5}{path.name}", "simulator": "unknown"})
 
 
 def open_d4rl(settings: ExportSettings) -> SourceData:
     """`d4rl/NAME`: D4RL's own file, from d4rl's cache folder or downloaded into it."""
-    from dawm.environments.d4rl import NAMES, fetch
+    from dawm.environments.d4rl import fetch
 
-    name = settings.source.removeprefix("d4rl/")
-    if name not in NAMES:
-        raise InputError(f"source: expected one of {', '.join(f'd4rl/{n}' for n in NAMES)}, found {settings.source}")
+    name = settings.source.removeprefix(D4RL)
     task = TASKS[name.split("-")[0]]
     if settings.environment not in (None, EnvironmentSettings(id=task.environment)):
         raise InputError(
@@ -54,7 +53,7 @@ def task_of_file(path: Path, environment: EnvironmentSettings | None) -> Task:
     if name not in TASKS:
         raise InputError(
             f"{path}: no D4RL name that tells its environment (such as hopper_medium-v2.hdf5); "
-            "set `environment`, for example {id: Hopper-v4}"
+            "set `environment` in the config, for example {id: Hopper-v4}, or give `inspect` --environment Hopper-v4"
         )
     return TASKS[name]
 
@@ -151,10 +150,14 @@ def count_not_finite(path: Path) -> dict[str, int]:
     return {key: count for key, count in counts.items() if count}
 
 
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"{path}: {'expected an HDF5 file, found a folder' if path.is_dir() else 'no such file'}")
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    _check_file(path)
     try:
         with h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE) as file:
             yield file

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
-from dawm.config import ExportSettings
+from dawm.config import LOCAL, ExportSettings
 from dawm.data.sources import BLOCK_ROWS, Columns, SourceData
 from dawm.environments.behaviour import EXPLORATION_NOISE, SHIPPED, BehaviourPolicy
 from dawm.environments.tasks import TASKS, Task, simulator_version, task_of
@@ -66,10 +66,7 @@ SUITE = dict(_suite())
 
 def open_local(settings: ExportSettings) -> SourceData:
     """`local/NAME`: rolls a mixture out until there are as many transitions as asked for."""
-    name = settings.source.removeprefix("local/")
-    if name not in SUITE:
-        raise InputError(f"source: expected one of {', '.join(f'local/{n}' for n in SUITE)}, found {settings.source}")
-    mixture = SUITE[name]
+    mixture = SUITE[settings.source.removeprefix(LOCAL)]
     task = TASKS[mixture.task]
     if settings.environment is not None and task_of(settings.environment) != task:
         raise InputError(f"environment: expected null for {settings.source}, which is made in {task.environment}")
