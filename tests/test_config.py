@@ -336,9 +336,9 @@ def test_unknown_source_is_refused_before_anything_runs(refused: Refused, source
     assert message.endswith(f"found {source!r}" if hint is None else f"found {source}{hint}")
 
 
-def test_file_of_a_source_may_be_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
-    assert ExportSettings(source="hdf5:~/mine.hdf5").file == Path("/home/me/mine.hdf5")
+def test_file_of_a_source_may_be_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert ExportSettings(source="hdf5:~/mine.hdf5").file == tmp_path / "mine.hdf5"
     assert ExportSettings(source="hdf5:data/mine.hdf5").file == Path("data/mine.hdf5")
     assert ExportSettings(source="local/hopper-medium").file is None
 
