@@ -2,23 +2,27 @@
 
     snakemake … -- $(python benchmarks/evidence.py missing config/evidence.yaml hopper-medium real dawm)
     python benchmarks/evidence.py publish config/evidence.yaml
+    python benchmarks/evidence.py adopt config/evidence-2.yaml config/evidence.yaml hopper-medium real
 
 Every run that has ended, wherever it did, lies in results/published/EXPERIMENT/runs.tar.xz, with the records of the
 models but without weights and transitions. `missing` prints what neither that archive nor results/EXPERIMENT holds of a
 data set's arms (left out: all), as targets for Snakemake. `publish` adds what ended here to the archive, and writes
 beside it the scores of all that has ended (ended.csv, ended.md), and tables, comparison, figures and report of the data
-sets that are complete; documents quote them anew.
+sets that are complete; documents quote them anew. `adopt` takes into the archive what an earlier experiment's has of
+arms with the same settings, which then need not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
 import sys
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from measuring import cut, quote_tables, refuse_unknown
@@ -34,7 +38,8 @@ from dawm.config import Experiment, as_yaml, load_experiment
 from dawm.data.files import whole_file, write_csv, write_text
 from dawm.data.sealed import METADATA, PROVENANCE, open_sealed
 from dawm.errors import InputError
-from dawm.layout import Layout, animated_sets, filmed_runs, planners, runs, synthetic_sets
+from dawm.jobs import Job, jobs
+from dawm.layout import Layout, animated_sets, filmed_runs, runs
 
 ARCHIVE = "runs.tar.xz"
 MOVING = ("films", "animations")
@@ -45,12 +50,19 @@ FOLDERS_LEFT_OUT = ("logs", "tables", "comparison", "figures", "timings", "inspe
 
 def needed(experiment: Experiment, dataset: str, arms: Sequence[str] = ()) -> Iterator[Path]:
     """Folders, below the results, that the tables need of one data set and of some arms, or of all."""
-    layout, matrix = Layout(Path()), experiment.matrix()
-    chosen = {name: arm for name, arm in matrix.augmentations.items() if name in arms or not arms}
-    grown = {arm.generator for arm in chosen.values()}
-    yield from (layout.policy(run) for run in runs(matrix) if run.dataset == dataset and run.augmentation in chosen)
-    yield from (layout.assessment(*key) for key in synthetic_sets(matrix) if key[0] == dataset and key[1] in grown)
-    yield from (layout.steering(*key) for key in planners(matrix) if key[0] == dataset and key[1] in grown)
+    for job in work(experiment, dataset, arms):
+        if job.stage in ("train-policy", "assess", "steer"):
+            yield from (file.parent for file in job.outputs)
+
+
+def work(experiment: Experiment, dataset: str, arms: Sequence[str] = ()) -> Iterator[Job]:
+    """The jobs behind those folders, with names below the results."""
+    chosen = {name: arm for name, arm in experiment.augmentations.items() if name in arms or not arms}
+    cast = dataclasses.replace(cut(experiment, dataset), augmentations=chosen, planners=())
+    grown = cast.matrix().generators()
+    cast = dataclasses.replace(cast, planners=tuple(name for name in experiment.planners if name in grown))
+    made = [job for job in jobs(Layout(Path()), cast) if job.stage not in ("film", "animate")]
+    yield from (job for job in made if job.dataset == dataset or job.stage == "export")
 
 
 def shown(experiment: Experiment) -> dict[Path, Path]:
@@ -125,6 +137,39 @@ def pack(merged: Path, published: Path) -> None:
             shutil.copytree(merged / folder, published / folder, dirs_exist_ok=True)
 
 
+def adopt(experiment: Experiment, earlier: Experiment, published: Path, dataset: str, arms: Sequence[str]) -> int:
+    """Takes into the archive what an earlier experiment's has of some arms on a data set; says how many runs.
+
+    Raises:
+        InputError: an arm is not in both configs, or with other settings, or some of its runs are not there.
+    """
+    for config in (experiment, earlier):
+        refuse_unknown("datasets", [dataset], config.datasets)
+        refuse_unknown("arms", arms, config.augmentations)
+    for arm in arms:
+        if behind(experiment, dataset, arm) != behind(earlier, dataset, arm):
+            raise InputError(f"{arm}: expected {earlier.experiment}'s settings on {dataset}, found others")
+    source, done = published.parent / earlier.experiment / ARCHIVE, [*work(experiment, dataset, arms)]
+    there = sealed_in(source.parent)
+    if lacking := [folder for folder in needed(experiment, dataset, arms) if folder not in there]:
+        raise InputError(f"{lacking[0]}: expected in {source}, did not find it")
+    with tempfile.TemporaryDirectory() as temporary:
+        merged = Path(temporary)
+        with tarfile.open(source) as opened:
+            folders = {str(file.parent) for job in done for file in job.outputs}
+            times = {f"benchmarks/{job.slug}.tsv" for job in done}
+            members = [member for member in opened if {member.name, str(Path(member.name).parent)} & (folders | times)]
+            opened.extractall(merged, members, filter="data")
+        merge(published, Layout.of(experiment.experiment).root, merged)
+        pack(merged, published)
+    return sum(len(job.outputs) for job in done if job.stage == "train-policy")
+
+
+def behind(experiment: Experiment, dataset: str, arm: str) -> list[Any]:
+    """What the runs of an arm on a data set are made by: jobs and their settings."""
+    return [experiment.augmentations[arm], [(job, job.settings) for job in work(experiment, dataset, [arm])]]
+
+
 def ended_runs(experiment: Experiment, merged: Layout) -> pd.DataFrame:
     """The scores of every run that has ended, whatever else is missing: in the order of the tables, and after them
     those that the config does not have."""
@@ -173,7 +218,8 @@ def ended_markdown(experiment: Experiment, ended: pd.DataFrame) -> str:
 
 def complete(experiment: Experiment, merged: Path) -> Experiment | None:
     """The experiment, of the data sets alone that are whole; first those that can be shown in motion."""
-    names = [name for name in experiment.datasets if all_sealed(merged, needed(experiment, name))]
+    whole = {name for name in experiment.datasets if all_sealed(merged, needed(experiment, name))}
+    names = [name for name in experiment.datasets if {name, experiment.datasets[name].parent} <= {*whole, None}]
     names.sort(key=lambda name: not all_sealed(merged, shown(cut(experiment, name))))
     return cut(experiment, *names) if names else None
 
@@ -231,16 +277,23 @@ def main(arguments: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     asking = commands.add_parser("missing", help="print the targets that have not ended anywhere")
     commands.add_parser("publish", help="write archive, tables, comparison, figures and report")
+    adopting = commands.add_parser("adopt", help="take runs from an earlier experiment's archive")
     for command in commands.choices.values():
         command.add_argument("config", type=Path)
-    asking.add_argument("dataset")
-    asking.add_argument("arm", nargs="*")
+    adopting.add_argument("earlier", type=Path, help="its config")
+    for command, count in ((asking, "*"), (adopting, "+")):
+        command.add_argument("dataset")
+        command.add_argument("arm", nargs=count)
     parsed = parser.parse_args(arguments)
     try:
         experiment = load_experiment(parsed.config)
         published = Path("results/published") / experiment.experiment
         if parsed.command == "missing":
             print(*missing(experiment, published, parsed.dataset, parsed.arm))
+        elif parsed.command == "adopt":
+            earlier = load_experiment(parsed.earlier)
+            count = adopt(experiment, earlier, published, parsed.dataset, parsed.arm)
+            print(f"{published}: {count} runs of {earlier.experiment}")
         else:
             print(f"{published}: {publish(experiment, published)}")
     except InputError as error:

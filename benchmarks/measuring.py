@@ -27,8 +27,9 @@ DOCUMENTS = (Path("README.md"), Path("docs/results.md"))
 
 
 def cut(experiment: Experiment, *names: str) -> Experiment:
-    """To some of its data sets, in this order."""
-    return dataclasses.replace(experiment, datasets={name: experiment.datasets[name] for name in names})
+    """To some of its data sets, in this order, and after them those that they are a part of."""
+    wholes = [parent for name in names if (parent := experiment.datasets[name].parent) is not None]
+    return dataclasses.replace(experiment, datasets={name: experiment.datasets[name] for name in (*names, *wholes)})
 
 
 def refuse_unknown(key: str, names: Iterable[str], known: Collection[str]) -> None:

@@ -161,6 +161,26 @@ def test_runs_of_two_machines_make_the_tables_of_one(finished: Path, tmp_path: P
     run = evidence("missing", "tiny.yaml", "hopper", "fast")
     assert run.returncode == 2 and run.stderr == "arms: expected some of real, dawm, found fast\n"
 
+    second = yaml.safe_load((folder / "tiny.yaml").read_text()) | {"experiment": "second"}
+    second["augmentations"]["dawm"] = {"real_fraction": 0.25}
+    (folder / "second.yaml").write_text(yaml.safe_dump(second, sort_keys=False))
+    run = evidence("adopt", "second.yaml", "tiny.yaml", "hopper", "real", "dawm")
+    assert run.returncode == 2 and run.stderr == "dawm: expected tiny's settings on hopper, found others\n"
+    assert not (folder / "results/published/second").exists()
+    run = evidence("adopt", "second.yaml", "tiny.yaml", "hopper", "real")
+    assert run.stdout == "results/published/second: 4 runs of tiny\n", run.stderr
+    run = evidence("missing", "second.yaml", "hopper")
+    assert {Path(target).parts[5] for target in run.stdout.split() if "/policies/" in target} == {"dawm"}
+    run = evidence("publish", "second.yaml")
+    assert run.stdout == "results/published/second: 4 runs have ended; complete: no data set\n", run.stderr
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "results/published/second/ended.csv"), ended)
+    run = evidence("adopt", "tiny.yaml", "second.yaml", "hopper", "real")
+    assert run.returncode == 0, run.stderr
+    (folder / "results/published/second/runs.tar.xz").unlink()
+    run = evidence("adopt", "tiny.yaml", "second.yaml", "hopper", "real")
+    lacks = "policies/hopper/td3_bc/real/seed-0: expected in results/published/second/runs.tar.xz, did not find it\n"
+    assert run.returncode == 2 and run.stderr == lacks
+
 
 def test_seeds_that_share_a_job_end_in_the_same_table(finished: Path, tmp_path: Path) -> None:
     """One process for both seeds of each arm; a seed that is taken away is trained again, the other one kept."""
