@@ -219,23 +219,25 @@ def aggregate_rows(panel: Panel) -> Iterator[dict[str, object]]:
 
 
 def pair_rows(panel: Panel) -> Iterator[dict[str, object]]:
-    """Every arm against every other: difference of the IQMs, P(a run of the first is better), on how many data sets the
-    mean is better, and by how many points it differs at least and at most."""
-    iqm = STATISTICS["iqm"]
+    """Every arm against every other: difference of the IQMs and of the means, P(a run of the first is better), on how
+    many data sets the mean is better, and by how many points it differs at least and at most."""
     replicates = {arm: panel.replicated(arm) for arm in panel.scores}
     others = {arm: panel.otherwise_replicated(arm) for arm in panel.scores}
     for arm, other in itertools.permutations(panel.scores, 2):
         x, y = panel.scores[arm], panel.scores[other]
-        low, high = panel.interval(iqm(replicates[arm]) - iqm(replicates[other]))
+        apart: dict[str, float] = {}
+        for name in ("iqm", "mean"):
+            statistic = STATISTICS[name]
+            apart[f"{name}_difference"] = float(statistic(x) - statistic(y))
+            ends = panel.interval(statistic(replicates[arm]) - statistic(replicates[other]))
+            apart[f"{name}_low"], apart[f"{name}_high"] = map(float, ends)
         chance_low, chance_high = panel.interval(probability_of_improvement(replicates[arm], others[other]))
         differences = x.mean(1) - y.mean(1)
         yield {
             **_place(panel),
             "augmentation": arm,
             "other": other,
-            "iqm_difference": float(iqm(x) - iqm(y)),
-            "low": low,
-            "high": high,
+            **apart,
             "probability_of_improvement": float(probability_of_improvement(x, y)),
             "probability_low": chance_low,
             "probability_high": chance_high,
@@ -305,7 +307,7 @@ TABLES: dict[str, tuple[Callable[[Panel], Iterator[dict[str, object]]], list[str
     "pairs": (
         pair_rows,
         [
-            *(*PANEL, "other", "iqm_difference", "low", "high"),
+            *(*PANEL, "other", "iqm_difference", "iqm_low", "iqm_high", "mean_difference", "mean_low", "mean_high"),
             *("probability_of_improvement", "probability_low", "probability_high"),
             *("better", "datasets", "smallest_difference", "largest_difference"),
         ],

@@ -32,15 +32,15 @@ def _by_arms(pairs: pd.DataFrame) -> dict[tuple, dict[str, Any]]:
 
 
 def markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
-    """IQM by arm, its distance from the reference, and the method's lead over it."""
+    """IQM by arm, its distance from the reference and that of the means, and the method's lead over it."""
     parts = aggregates["data_fraction"].nunique() > 1
-    heads = ["data sets × seeds", "IQM (95 % interval)", f"above `{REFERENCE}`", "better on"]
+    heads = ["data sets × seeds", "IQM (95 % interval)", f"above `{REFERENCE}`", "mean, above it", "better on"]
     lines = _head(parts, [*heads, f"`{METHOD}` above it", f"P(`{METHOD}` is better)"])
     for row in compared(aggregates, pairs):
         above, lead = row["above"], row["lead"]
         cells = _place(parts, row["algorithm"], row["data_fraction"], row["augmentation"])
         cells += [f"{row['datasets']} × {row['seeds']}", _estimate(row, "value", ".1f")]
-        cells += [_difference(above), f"{above['better']} of {above['datasets']}"] if above else ["–", "–"]
+        cells += [*_differences(above), f"{above['better']} of {above['datasets']}"] if above else ["–"] * 3
         cells += [_difference(lead), _chance(lead)] if lead else ["–", "–"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -72,14 +72,14 @@ def iqm_markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
 def scores_markdown(scored: pd.DataFrame, pairs: pd.DataFrame) -> str:
     """Mean ± standard deviation over seeds by data set, a line for each learner, data fraction and arm."""
     tasks, parts = list(scored["whole"].unique()), scored["data_fraction"].nunique() > 1
-    lines = _head(parts, [*tasks, f"IQM above `{REFERENCE}`"])
+    lines = _head(parts, [*tasks, f"IQM above `{REFERENCE}`", "mean above it"])
     known = _by_arms(pairs)
     for (algorithm, fraction, arm), rows in scored.groupby(PANEL, sort=False):
         values = {task: group for task, group in rows.groupby("whole")[SCORE]}
         cells = _place(parts, algorithm, fraction, arm)
         cells += [spread(values[task]) if task in values else "–" for task in tasks]
         above = known.get((algorithm, fraction, arm, REFERENCE))
-        cells.append(_difference(above) if above else "–")
+        cells += _differences(above) if above else ["–", "–"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -100,16 +100,21 @@ def _place(parts: bool, algorithm: str, fraction: float, arm: str) -> list[str]:
     return [learner_name(algorithm), *[f"{fraction:.0%}"] * parts, f"`{arm}`"]
 
 
-def _difference(pair: Mapping[str, Any]) -> str:
-    return _estimate(pair, "iqm_difference", "+.1f")
+def _differences(pair: Mapping[str, Any]) -> list[str]:
+    """Of the IQMs and of the means."""
+    return [_difference(pair, statistic) for statistic in ("iqm", "mean")]
+
+
+def _difference(pair: Mapping[str, Any], statistic: str = "iqm") -> str:
+    return _estimate(pair, f"{statistic}_difference", "+.1f", f"{statistic}_")
 
 
 def _chance(pair: Mapping[str, Any]) -> str:
-    names = {"low": pair["probability_low"], "high": pair["probability_high"]}
-    return _estimate({**pair, **names}, "probability_of_improvement", ".2f")
+    return _estimate(pair, "probability_of_improvement", ".2f", "probability_")
 
 
-def _estimate(row: Mapping[str, Any], name: str, style: str) -> str:
-    """A number and its interval, where there is one."""
-    value, low, high = (f"{row[key]:{style}}" for key in (name, "low", "high"))
-    return value if np.isnan(row["low"]) else f"{value} ({low} to {high})"
+def _estimate(row: Mapping[str, Any], name: str, style: str, ends: str = "") -> str:
+    """A number and its interval, where there is one; `ends` is before the names of the interval's ends."""
+    low, high = row[f"{ends}low"], row[f"{ends}high"]
+    value = f"{row[name]:{style}}"
+    return value if np.isnan(low) else f"{value} ({low:{style}} to {high:{style}})"
