@@ -186,7 +186,7 @@ def draw_differences(differences: pd.DataFrame) -> Figure:
         for (i, j), value in np.ndenumerate(grid.to_numpy()):
             ink = "white" if abs(value) > 0.7 * limit else "black"
             place.text(
-                j, i, "" if np.isnan(value) else f"{value:+.1f}", ha="center", va="center", fontsize=8, color=ink
+                j, i, "" if np.isnan(value) else f"{value:+z.1f}", ha="center", va="center", fontsize=8, color=ink
             )
         place.set_xticks(range(len(tasks)), [task.replace("-", "-\n", 1) for task in tasks], fontsize=7)
         place.set_yticks(range(len(grid)), grid.index)

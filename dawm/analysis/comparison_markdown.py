@@ -106,7 +106,7 @@ def _differences(pair: Mapping[str, Any]) -> list[str]:
 
 
 def _difference(pair: Mapping[str, Any], statistic: str = "iqm") -> str:
-    return _estimate(pair, f"{statistic}_difference", "+.1f", f"{statistic}_")
+    return _estimate(pair, f"{statistic}_difference", "+z.1f", f"{statistic}_")
 
 
 def _chance(pair: Mapping[str, Any]) -> str:
