@@ -57,10 +57,10 @@ def needed(experiment: Experiment, dataset: str, arms: Sequence[str] = ()) -> It
 
 def work(experiment: Experiment, dataset: str, arms: Sequence[str] = ()) -> Iterator[Job]:
     """The jobs behind those folders, with names below the results."""
-    chosen = {name: arm for name, arm in experiment.augmentations.items() if name in arms or not arms}
-    cast = dataclasses.replace(cut(experiment, dataset), augmentations=chosen, planners=())
-    grown = cast.matrix().generators()
-    cast = dataclasses.replace(cast, planners=tuple(name for name in experiment.planners if name in grown))
+    chosen = {name: arm for name, arm in experiment.matrix().augmentations.items() if name in arms or not arms}
+    grown = {arm.generator for arm in chosen.values()}
+    acting = tuple(name for name in experiment.planners if name in grown)
+    cast = dataclasses.replace(cut(experiment, dataset), augmentations=chosen, planners=acting)
     made = [job for job in jobs(Layout(Path()), cast) if job.stage not in ("film", "animate")]
     yield from (job for job in made if job.dataset == dataset or job.stage == "export")
 
