@@ -119,8 +119,10 @@ def of_steps(found: Transitions, scale: Scale) -> list[float]:
 
 
 def merged(before: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    """What was measured anew stands where it stood; what was not measured before, after the rest of its data set."""
     both = pd.concat([before.astype({"world_model_seed": "Int64"}), measured])
-    return both.drop_duplicates(SET, keep="last").sort_values("dataset", kind="stable")
+    places, newest = both[SET].drop_duplicates(), both.drop_duplicates(SET, keep="last")
+    return places.merge(newest, on=SET, how="left").sort_values("dataset", kind="stable")
 
 
 def markdown(table: pd.DataFrame) -> str:

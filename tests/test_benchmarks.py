@@ -174,6 +174,22 @@ def test_spread_is_measured_by_steps_of_a_rollout() -> None:
     assert np.isnan(measured.of_steps(real, scale)).all()
 
 
+def test_spreads_measured_anew_stand_where_they_stood() -> None:
+    """The real one, which has no world model, before its data set's recipes, and what is new after them."""
+    measured = load("action_spread")
+
+    def table(*rows: tuple[str, str, int | None, float]) -> pd.DataFrame:
+        columns = [*measured.SET, "action_spread"]
+        return pd.DataFrame(rows, columns=columns).astype({"world_model_seed": "Int64"})
+
+    before = table(("a", "real", None, 1), ("a", "dawm", 0, 2), ("b", "real", None, 3), ("b", "dawm", 0, 4))
+    found = measured.merged(before, table(("a", "real", None, 5), ("a", "joint", 0, 6), ("b", "dawm", 0, 7)))
+    expected = table(
+        ("a", "real", None, 5), ("a", "dawm", 0, 2), ("a", "joint", 0, 6), ("b", "real", None, 3), ("b", "dawm", 0, 7)
+    )
+    pd.testing.assert_frame_equal(found.reset_index(drop=True), expected)
+
+
 def test_spread_needs_a_data_set(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
