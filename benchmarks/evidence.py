@@ -8,8 +8,9 @@ Every run that has ended, wherever it did, lies in results/published/EXPERIMENT/
 models but without weights and transitions. `missing` prints what neither that archive nor results/EXPERIMENT holds of a
 data set's arms (left out: all), as targets for Snakemake. `publish` adds what ended here to the archive, and writes
 beside it the scores of all that has ended (ended.csv, ended.md), and tables, comparison, figures and report of the data
-sets that are complete; documents quote them anew. `adopt` takes into the archive what an earlier experiment's has of
-arms with the same settings, which then need not run again.
+sets that are complete; documents quote them anew. Records of models that were made again with other bytes are kept
+beside those of the first ones, so that the inputs that a run's seal names are found. `adopt` takes into the archive
+what an earlier experiment's has of arms with the same settings, which then need not run again.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from dawm.layout import Layout, animated_sets, filmed_runs, runs
 ARCHIVE = "runs.tar.xz"
 MOVING = ("films", "animations")
 """Lie beside the archive: large, and never changed, as the archive is with every run."""
+EARLIER = "earlier"
 LEFT_OUT = (".parquet", ".safetensors")
 FOLDERS_LEFT_OUT = ("logs", "tables", "comparison", "figures", "timings", "inspections")
 
@@ -93,13 +95,21 @@ def missing(experiment: Experiment, published: Path, dataset: str, arms: Sequenc
 
 
 def merge(published: Path, results: Path, output: Path) -> None:
-    """Writes what is published to `output`, and over it whatever the results have sealed."""
+    """Writes what is published to `output`, and over it whatever the results have sealed. What was made again with
+    other bytes, as another kind of CPU makes them, does not take the place of the earlier records, from which published
+    runs grew: those stay, below EARLIER and the start of their digest."""
     if (published / ARCHIVE).is_file():
         with tarfile.open(published / ARCHIVE) as opened:
             opened.extractall(output, filter="data")
     for folder in MOVING:
         if (published / folder).is_dir():
             shutil.copytree(published / folder, output / folder)
+    for seal in sorted(results.rglob(PROVENANCE)):
+        place = seal.parent.relative_to(results)
+        if kept(place / PROVENANCE) and (output / place / PROVENANCE).is_file():
+            digest = open_sealed(output / place).digest
+            if digest != open_sealed(seal.parent).digest:
+                shutil.move(output / place, output / EARLIER / digest[:12] / place)
     for source in sorted(results.rglob("*")):
         place = source.relative_to(results)
         if kept(place) and source.is_file() and finished(source, results):

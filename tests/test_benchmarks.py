@@ -18,6 +18,7 @@ import torch
 
 from dawm.compute import Compute
 from dawm.config import ComputeSettings, Experiment, TD3BCSettings, load_experiment, read
+from dawm.data.sealed import Sealed, open_sealed, seal
 from dawm.data.transitions import Transitions
 from dawm.environments.tasks import TASKS
 from dawm.errors import InputError
@@ -288,6 +289,35 @@ def test_a_part_of_an_experiment_is_compared(agreement: ModuleType) -> None:
         agreement.part(evidence, ["walker"], [])
     with pytest.raises(InputError, match=r"^algorithms: expected some of td3_bc, .*, found sac$"):
         agreement.part(evidence, [], ["sac"])
+
+
+def test_a_model_made_again_with_other_bytes_does_not_lose_the_records_of_the_first(tmp_path: Path) -> None:
+    """Another kind of CPU rounds otherwise; learners that are published grew from the first one's transitions."""
+    evidence = load("evidence")
+    published, place = tmp_path / "published", "world-models/hopper/dawm/seed-0"
+
+    def train(machine: str, loss: str) -> Sealed:
+        folder = tmp_path / machine / place
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_text(loss)
+        seal(folder, "world-model", files=["metrics.csv"], metadata={}, settings={}, seed=0)
+        return open_sealed(folder)
+
+    def publish(machine: str, number: int) -> Path:
+        merged: Path = tmp_path / f"merged-{number}"
+        merged.mkdir()
+        evidence.merge(published, tmp_path / machine, merged)
+        published.mkdir(exist_ok=True)
+        evidence.pack(merged, published)
+        return merged
+
+    first, again, other = train("one", "0.5"), train("alike", "0.5"), train("other", "0.4")
+    assert first.digest == again.digest != other.digest
+    for number, machine in enumerate(("one", "alike", "other", "other")):
+        merged = publish(machine, number)
+        found = {path.parent: open_sealed(path.parent).digest for path in merged.rglob("provenance.json")}
+        moved = {merged / "earlier" / first.digest[:12] / place: first.digest} if machine == "other" else {}
+        assert found == {merged / place: (other if moved else first).digest, **moved}
 
 
 def published(table: pd.DataFrame) -> pd.DataFrame:
