@@ -8,9 +8,10 @@ Every run that has ended, wherever it did, lies in results/published/EXPERIMENT/
 models but without weights and transitions. `missing` prints what neither that archive nor results/EXPERIMENT holds of a
 data set's arms (left out: all), as targets for Snakemake. `publish` adds what ended here to the archive, and writes
 beside it the scores of all that has ended (ended.csv, ended.md), and tables, comparison, figures and report of the data
-sets that are complete; documents quote them anew. Records of models that were made again with other bytes are kept
-beside those of the first ones, so that the inputs that a run's seal names are found. `adopt` takes into the archive
-what an earlier experiment's has of arms with the same settings, which then need not run again.
+sets that are complete, or where none is, the comparison of the arms that have ended on every data set; documents
+quote them anew. Records of models that were made again with other bytes are kept beside those of the first ones, so
+that the inputs that a run's seal names are found. `adopt` takes into the archive what an earlier experiment's has of
+arms with the same settings, which then need not run again.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from dawm.analysis.comparison_markdown import spread
 from dawm.analysis.figures import draw_all
 from dawm.analysis.report import write_report
 from dawm.analysis.style import learner_name
-from dawm.analysis.tables import read_csv, scores_of, write_tables
+from dawm.analysis.tables import read_csv, score_row, write_tables
 from dawm.analysis.timings import write_timings
 from dawm.config import Experiment, as_yaml, load_experiment
 from dawm.data.files import whole_file, write_csv, write_text
 from dawm.data.sealed import METADATA, PROVENANCE, open_sealed
 from dawm.errors import InputError
 from dawm.jobs import Job, jobs
-from dawm.layout import Layout, animated_sets, filmed_runs, runs
+from dawm.layout import Layout, Run, animated_sets, filmed_runs, runs
 
 ARCHIVE = "runs.tar.xz"
 MOVING = ("films", "animations")
@@ -183,23 +184,24 @@ def behind(experiment: Experiment, dataset: str, arm: str) -> list[Any]:
 def ended_runs(experiment: Experiment, merged: Layout) -> pd.DataFrame:
     """The scores of every run that has ended, whatever else is missing: in the order of the tables, and after them
     those that the config does not have."""
-    order = {merged.policy(run): number for number, run in enumerate(runs(experiment.matrix()))}
+    matrix, rows = experiment.matrix(), []
+    order = {merged.policy(run): number for number, run in enumerate(runs(matrix))}
     folders = [seal.parent for seal in sorted((merged.root / "policies").rglob(PROVENANCE))]
-    rows = []
     for folder in sorted(folders, key=lambda folder: order.get(folder, len(order))):
         sealed = open_sealed(folder, "policy")
         dataset, algorithm, augmentation, _ = folder.relative_to(merged.root / "policies").parts
-        rows.append(
-            {
-                "dataset": dataset,
-                "algorithm": algorithm,
-                "augmentation": augmentation,
-                "seed": sealed.provenance["seed"],
-                "real_fraction": sealed.provenance["settings"]["real_fraction"],
-                **scores_of(read_csv(sealed, "evaluations.csv")),
-            }
-        )
-    return pd.DataFrame(rows)
+        run = Run(dataset, algorithm, augmentation, sealed.provenance["seed"])
+        source = open_sealed(merged.dataset(dataset), "dataset")
+        rows.append(score_row(matrix, run, sealed, read_csv(sealed, "evaluations.csv"), source))
+    return pd.DataFrame(rows).astype({"world_model_seed": "Int64"}) if rows else pd.DataFrame()
+
+
+def ended_everywhere(experiment: Experiment, ended: pd.DataFrame) -> pd.DataFrame:
+    """The scores of the arms that have ended on every data set with every seed, of learners that have two of them."""
+    known = ended[ended["dataset"].isin(experiment.datasets) & ended["augmentation"].isin(experiment.augmentations)]
+    size = known.groupby(["algorithm", "augmentation"])["seed"].transform("size")
+    whole = known[size == len(experiment.datasets) * len(experiment.seeds)]
+    return whole[whole.groupby("algorithm")["augmentation"].transform("nunique") > 1]
 
 
 def ended_markdown(experiment: Experiment, ended: pd.DataFrame) -> str:
@@ -252,9 +254,12 @@ def publish(experiment: Experiment, published: Path) -> str:
             raise InputError(f"{experiment.experiment}: expected a run that has ended, found none")
         write_csv(published / "ended.csv", ended)
         write_text(published / "ended.md", ended_markdown(experiment, ended))
-        whole = complete(experiment, merged.root)
+        whole, everywhere = complete(experiment, merged.root), ended_everywhere(experiment, ended)
         if whole is not None:
             publish_complete(whole, merged, published)
+        elif len(everywhere):
+            write_csv(published / "scores.csv", everywhere)
+            publish_comparison(merged, published)
     quote_tables()
     return f"{len(ended)} runs have ended; complete: {', '.join(whole.datasets) if whole else 'no data set'}"
 
@@ -264,11 +269,10 @@ def publish_complete(whole: Experiment, merged: Layout, published: Path) -> None
     write_text(published / "config.yaml", as_yaml(whole))
     write_tables(merged.root, whole.matrix())
     copy(merged.tables, published, [*(path.name for path in merged.table_files), METADATA, PROVENANCE])
-    compare([published / "scores.csv"], merged.comparison)
+    publish_comparison(merged, published)
     draw_all(merged.tables, merged.figures)
+    copy(merged.figures, published / merged.figures.name)
     write_timings(merged.root, whole, merged.timings)
-    for folder in (merged.comparison, merged.figures):
-        copy(folder, published / folder.name, [path.name for path in folder.glob("[a-z]*")])
     times = pd.read_csv(merged.timings / "timings.csv").drop(columns="disk_mib")  # of what is left of the folders
     write_csv(published / "timings" / "timings.csv", times)
     if all_sealed(merged.root, shown(whole)):
@@ -276,9 +280,16 @@ def publish_complete(whole: Experiment, merged: Layout, published: Path) -> None
         copy(merged.root, published, [merged.report.name])
 
 
-def copy(source: Path, target: Path, names: Sequence[str]) -> None:
+def publish_comparison(merged: Layout, published: Path) -> None:
+    """Of the scores that are published."""
+    compare([published / "scores.csv"], merged.comparison)
+    copy(merged.comparison, published / merged.comparison.name)
+
+
+def copy(source: Path, target: Path, names: Sequence[str] = ()) -> None:
+    """Files of these names, or all that are not hidden."""
     target.mkdir(parents=True, exist_ok=True)
-    for name in names:
+    for name in names or [path.name for path in source.glob("[!.]*")]:
         shutil.copyfile(source / name, target / name)
 
 

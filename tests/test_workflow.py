@@ -142,6 +142,10 @@ def test_runs_of_two_machines_make_the_tables_of_one(finished: Path, tmp_path: P
     run = evidence("publish", "tiny.yaml")
     assert run.stdout == "results/published/tiny: 7 runs have ended; complete: no data set\n", run.stderr
     assert (published / "ended.md").read_text().count(" (1 of 2) |\n") == 1
+    compared = pd.read_csv(published / "scores.csv")  # no data set is complete, but all of one learner's arms are
+    arms = compared[["algorithm", "augmentation"]].drop_duplicates()
+    assert arms.to_numpy().tolist() == [["td3_bc", "real"], ["td3_bc", "dawm"]] and len(compared) == 4
+    assert pd.read_csv(published / "comparison/pairs.csv")["algorithm"].tolist() == ["td3_bc", "td3_bc"]
     have("dawm")
     for once_more in (False, True):
         run = evidence("publish", "tiny.yaml")
@@ -173,7 +177,8 @@ def test_runs_of_two_machines_make_the_tables_of_one(finished: Path, tmp_path: P
     assert {Path(target).parts[5] for target in run.stdout.split() if "/policies/" in target} == {"dawm"}
     run = evidence("publish", "second.yaml")
     assert run.stdout == "results/published/second: 4 runs have ended; complete: no data set\n", run.stderr
-    pd.testing.assert_frame_equal(pd.read_csv(folder / "results/published/second/ended.csv"), ended)
+    adopted = pd.read_csv(folder / "results/published/second/ended.csv")
+    pd.testing.assert_frame_equal(adopted, ended.assign(experiment="second"))
     run = evidence("adopt", "tiny.yaml", "second.yaml", "hopper", "real")
     assert run.returncode == 0, run.stderr
     (folder / "results/published/second/runs.tar.xz").unlink()

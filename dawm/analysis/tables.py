@@ -112,8 +112,7 @@ def check_run(run: Run, sealed: Sealed, matrix: Matrix, dataset: Sealed) -> None
 def score_row(
     matrix: Matrix, run: Run, sealed: Sealed, evaluations: pd.DataFrame, dataset: Sealed
 ) -> dict[str, object]:
-    fraction = matrix.augmentations[run.augmentation].real_fraction
-    last = evaluations.iloc[-1]
+    fraction, last = sealed.provenance["settings"]["real_fraction"], evaluations.iloc[-1]
     return {
         "experiment": matrix.experiment,
         "dataset": run.dataset,
