@@ -132,11 +132,12 @@ def finished(file: Path, results: Path) -> bool:
 
 def pack(merged: Path, published: Path) -> None:
     """Writes the archive, and beside it what moves. Equal folders give equal archives: files in the order of their
-    names, of nobody."""
+    names, of nobody and no time."""
 
     def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
-        member.uid = member.gid = 0
+        member.uid = member.gid = member.mtime = 0
         member.uname = member.gname = ""
+        member.mode = 0o644
         return member
 
     with whole_file(published / ARCHIVE) as part, tarfile.open(part, "w:xz") as opened:
@@ -198,7 +199,8 @@ def ended_runs(experiment: Experiment, merged: Layout) -> pd.DataFrame:
 
 def ended_everywhere(experiment: Experiment, ended: pd.DataFrame) -> pd.DataFrame:
     """The scores of the arms that have ended on every data set with every seed, of learners that have two of them."""
-    known = ended[ended["dataset"].isin(experiment.datasets) & ended["augmentation"].isin(experiment.augmentations)]
+    matrix = {"dataset": experiment.datasets, "augmentation": experiment.augmentations, "seed": experiment.seeds}
+    known = ended[ended[list(matrix)].isin({name: list(values) for name, values in matrix.items()}).all(axis=1)]
     size = known.groupby(["algorithm", "augmentation"])["seed"].transform("size")
     whole = known[size == len(experiment.datasets) * len(experiment.seeds)]
     return whole[whole.groupby("algorithm")["augmentation"].transform("nunique") > 1]

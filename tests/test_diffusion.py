@@ -272,7 +272,34 @@ def test_an_unconditional_denoiser_is_given_nothing() -> None:
     model.denoiser = keeper
     denoising_loss(model, batch, np.random.default_rng(4))
     rows, _, action, _, known = keeper.seen
-    assert torch.all(rows != batch.rows) and not action.any() and not known.any()
+    told = torch.ones(3, 5, dtype=torch.bool)
+    told[0, 4] = told[2, 2:4] = False  # row 0's terminal, the last row's action and reward: no targets, not seen
+    assert torch.all((rows != batch.rows)[:, told]) and not rows[:, ~told].any()
+    assert not action.any() and not known.any()
+
+
+def test_what_an_unconditional_model_imagines_does_not_depend_on_what_is_no_target() -> None:
+    model = tiny_model("edm", actions="joint", conditional=False, window=2)
+    noise = torch.randn(3, BATCH, 2, 5, generator=torch.Generator().manual_seed(2))
+    other = noise.clone()
+    other[:, :, 0, 4] += 1
+    other[:, :, 1, 2:4] -= 1
+
+    def imagined(noise: Tensor) -> Imagined:
+        state, action, _ = givens()
+        unknown = torch.full((BATCH,), torch.nan)
+        return model.sample(state, action, unknown, noise, sampler="dpmpp_2m", guidance=1.0, temperature=1.0)
+
+    first, second, third = imagined(noise), imagined(other), imagined(noise + 1)
+    for name in ("states", "rewards", "terminals", "actions"):
+        assert torch.equal(getattr(first, name), getattr(second, name)), name
+    assert not torch.equal(first.states, third.states)
+
+
+def test_the_denoiser_learns_the_mean_where_the_sampler_follows_it() -> None:
+    losses = [WorldModelSettings(preconditioning=kind).loss for kind in ("clean", "noise", "edm")]  # type: ignore[arg-type]
+    assert losses == ["absolute", "absolute", "squared"]
+    assert WorldModelSettings(preconditioning="edm", loss="absolute").loss == "absolute"
 
 
 # --- training ---------------------------------------------------------------------------------------------------

@@ -329,6 +329,14 @@ def test_distances_by_hand() -> None:
     np.testing.assert_allclose(rank_correlations(np.stack([even[:, 0], -(even[:, 0] ** 3)], axis=1)), [-1])
 
 
+def test_the_floor_of_few_rows_is_no_distance_from_themselves(judge: Judge, transitions: Transitions) -> None:
+    few = judge(dreamed(transitions), AssessmentSettings(rows=100_000, best_action_rows=20))
+    for name in ("marginal_distance", "correlation_distance"):
+        assert value(few, name, "real_held_out") > 0.01, name
+    held_out = value(few, "novelty", "arm", "rows")
+    assert value(few, "novelty", "real_held_out", "rows") == held_out - held_out // 2
+
+
 def test_still_copy_moves_nothing_and_never_ends(transitions: Transitions) -> None:
     found = still_copy(transitions)
     np.testing.assert_array_equal(found.next_observation, found.observation)

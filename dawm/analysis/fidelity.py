@@ -91,10 +91,14 @@ class Judge:
     def seed(self) -> int:
         return derived_seed(self.settings.seed, "bootstrap")
 
-    def whole(self, arm: str, group: Transitions, best_actions: bool = False) -> Iterator[Row]:
-        """Distances from real data, errors, terminals on more rows; where asked for, what the actions add."""
+    def whole(
+        self, arm: str, group: Transitions, best_actions: bool = False, apart: Transitions | None = None
+    ) -> Iterator[Row]:
+        """Distances from real data (of the rows `apart`, if given), errors, terminals on more rows; where asked for,
+        what the actions add."""
         chosen = drawn_rows(group, self.settings.rows, self.settings, 0)
-        yield from self._placed(arm, 0, compare(chosen, self.reference, self.settings.seed), 1.0)
+        distances = compare(chosen if apart is None else apart, self.reference, self.settings.seed)
+        yield from self._placed(arm, 0, distances, 1.0)
         errors = replay(self.oracle, chosen, self.change)
         more = drawn_rows(group, TERMINAL_ROWS * self.settings.rows, self.settings, 0)
         terminals = summarize_terminals(replay(self.oracle, more, self.change), self.seed)
@@ -135,6 +139,7 @@ def assess(
     if not held_out.any():
         raise InputError(f"{dataset}: expected held-out episodes with true successors to judge by, found none")
     real, grown = transitions.take(held_out), imagined
+    unseen, apart = two_samples(real, settings)
     if imagined_seal.metadata.get("conditional", True):
         grown = imagined.take(held_out_rows_of_sources(imagined, held_out))
     judge = Judge(
@@ -142,11 +147,11 @@ def assess(
         one_step_change(transitions),
         Reference.of(
             drawn_rows(transitions.take(train), REFERENCE_ROWS, settings, "known"),
-            drawn_rows(real, settings.rows, settings, "unseen"),
+            unseen,
         ),
         settings,
     )
-    rows = [*judge.whole(REAL, real), *judge.whole(STILL, still_copy(real))]
+    rows = [*judge.whole(REAL, real, apart=apart), *judge.whole(STILL, still_copy(real), apart=still_copy(apart))]
     if imagined_seal.metadata.get("expansion") is None:  # no one step leads to an n-step transition's successor
         for step, group in by_step(grown).items():
             rows += judge.whole(name, group, best_actions=True) if step == 0 else judge.single(name, step, group)
@@ -168,6 +173,15 @@ def assess(
             inputs={**inputs, "synthetic": imagined_seal},
             metadata={"arm": name, "held_out_rows": int(held_out.sum()), "synthetic_rows": len(grown)},
         )
+
+
+def two_samples(real: Transitions, settings: AssessmentSettings) -> tuple[Transitions, Transitions]:
+    """The real transitions that distances are taken to, and those whose own distances are the floor. Of few, each has
+    a half: a sample has no distance from itself."""
+    mixed, half = drawn_rows(real, len(real), settings, "unseen"), len(real) // 2
+    if half >= settings.rows:
+        return mixed.take(slice(0, settings.rows)), drawn_rows(real, settings.rows, settings, 0)
+    return mixed.take(slice(0, half)), mixed.take(slice(half, None))
 
 
 def held_out_rows_of_sources(imagined: Transitions, held_out: np.ndarray) -> np.ndarray:

@@ -63,8 +63,10 @@ class WorldModelSettings:
         "the sum of the rewards that there are, as in DWM",
         "drop",
     )
-    loss: Literal["squared", "absolute"] = setting(
-        "of the denoiser: its optimum is the mean, or the median, of what the noisy window leaves open", "absolute"
+    loss: Literal["squared", "absolute"] | None = setting(
+        "of the denoiser: its optimum is the mean, or the median, of what the noisy window leaves open; null: "
+        "`squared` with `edm`, whose equation asks for the mean, else `absolute`",
+        None,
     )
     condition_dropout: float = setting("p_uncond, how often the return-to-go is hidden", 0.25, minimum=0, maximum=1)
     action_dropout: float = setting(
@@ -88,6 +90,8 @@ class WorldModelSettings:
     checkpoint_every: int = setting("gradient steps between two checkpoints", 1000, minimum=1)
 
     def __post_init__(self) -> None:
+        if self.loss is None:
+            object.__setattr__(self, "loss", "squared" if self.preconditioning == "edm" else "absolute")
         if self.truncated_return == "average_reward_tail" and self.discount == 1:
             raise InputError("discount: expected less than 1 with truncated_return: average_reward_tail, found 1")
         if self.consistency and (self.actions == "joint" or not self.conditional):

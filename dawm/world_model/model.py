@@ -70,6 +70,7 @@ class WorldModel(nn.Module):
         self.leading = observation_dim + (action_dim if self.joint else 0)  # states, and actions if joint
         self.channels = self.leading + 2
         self.given = self.leading if settings.conditional else 0  # channels of row 0 that are imposed
+        self.register_buffer("shown", self.shown_channels(), persistent=False)
         self.states = NORMALIZERS[settings.normalizer](observation_dim)
         changes = settings.successors == "changes"
         self.changes = NORMALIZERS[settings.normalizer](observation_dim) if changes else None
@@ -79,6 +80,17 @@ class WorldModel(nn.Module):
         self.denoiser = make_denoiser(settings, self.channels, action_dim)
 
     return_scale: Tensor
+    shown: Tensor
+
+    def shown_channels(self) -> Tensor:
+        """What the network sees, 0 or 1, [T, C]. Some channels are no target: row 0's terminal, the last row's reward
+        and action. In training they hold data, in sampling whatever the network makes of them. An unconditional model,
+        whose few rows they tell much of, does not see them; for a conditional one it makes no difference (measured)."""
+        shown = torch.ones(self.settings.window, self.channels)
+        if not self.settings.conditional:
+            shown[0, -1] = 0
+            shown[-1, self.observation_dim : -1] = 0
+        return shown
 
     def sigmas(self, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
         """The noise levels of sampling that belong to the training's: EDM's, or N ≤ K of the cosine schedule's."""
@@ -89,7 +101,7 @@ class WorldModel(nn.Module):
     def network(self, noisy: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Coefficients]:
         """F(c_in x; c_noise) [B, T, C] and the coefficients [B, 1, 1]; noisy x [B, T, C], sigma [B]."""
         coefficients = PRECONDITIONINGS[self.settings.preconditioning](sigma[:, None, None], self.states.SPREAD)
-        rows = impose(coefficients.c_in * noisy, condition.first)
+        rows = impose(coefficients.c_in * noisy * self.shown, condition.first)
         level = coefficients.c_noise.flatten()
         return self.denoiser(rows, level, condition.action, condition.return_to_go, condition.known), coefficients
 
