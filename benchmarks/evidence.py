@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from dawm.analysis.report import write_report
 from dawm.analysis.style import learner_name
 from dawm.analysis.tables import read_csv, score_row, write_tables
 from dawm.analysis.timings import write_timings
-from dawm.config import Experiment, as_yaml, load_experiment
+from dawm.config import Experiment, as_mapping, as_yaml, load_experiment, plain
 from dawm.data.files import whole_file, write_csv, write_text
 from dawm.data.sealed import METADATA, PROVENANCE, open_sealed
 from dawm.errors import InputError
@@ -75,12 +76,39 @@ def shown(experiment: Experiment) -> dict[Path, Path]:
     return films | {layout.animation(*key): layout.assessment(*key) for key in animated_sets(experiment)}
 
 
-def sealed_in(published: Path) -> set[Path]:
-    there = {seal.parent.relative_to(published) for folder in MOVING for seal in (published / folder).rglob(PROVENANCE)}
+def sealed_in(published: Path) -> dict[Path, dict[str, Any]]:
+    """Folders that are published, below the results, and the settings that each was made with."""
+    found = {folder: settings for name in MOVING for folder, settings in sealed_below(published, name).items()}
     if (published / ARCHIVE).is_file():
-        with tarfile.open(published / ARCHIVE) as opened:
-            there |= {Path(name).parent for name in opened.getnames() if Path(name).name == PROVENANCE}
-    return there
+        with tempfile.TemporaryDirectory() as temporary, tarfile.open(published / ARCHIVE) as opened:
+            seals = [member for member in opened if Path(member.name).name == PROVENANCE]
+            opened.extractall(temporary, seals, filter="data")
+            found |= sealed_below(Path(temporary))
+    return found
+
+
+def sealed_below(root: Path, name: str = "") -> dict[Path, dict[str, Any]]:
+    """The same of a folder, or of what it has by that name."""
+    seals = (root / name).rglob(PROVENANCE)
+    return {seal.parent.relative_to(root): json.loads(seal.read_bytes())["settings"] for seal in seals}
+
+
+def refuse_others(
+    experiment: Experiment, dataset: str, arms: Sequence[str], there: Mapping[Path, dict[str, Any]]
+) -> None:
+    """Refuses folders that were made with settings which are not the config's."""
+    for job in work(experiment, dataset, arms):
+        expected = as_mapping(job.settings.synthesis if job.stage == "seal-synthetic" else job.settings)
+        if job.stage == "train-policy":
+            expected["real_fraction"] = experiment.augmentations[job.name.split("/")[2]].real_fraction
+        for folder in (file.parent for file in job.outputs if file.name == PROVENANCE):
+            found = there.get(folder, plain(expected))
+            for key, value in plain(expected).items():
+                if found.get(key) != value:
+                    raise InputError(
+                        f"{folder}: expected {key} {value}, as the config has it, found {found.get(key)} in what has "
+                        f"ended; give what is new a name of its own"
+                    )
 
 
 def missing(experiment: Experiment, published: Path, dataset: str, arms: Sequence[str]) -> list[Path]:
@@ -89,6 +117,7 @@ def missing(experiment: Experiment, published: Path, dataset: str, arms: Sequenc
     refuse_unknown("datasets", [dataset], experiment.datasets)
     refuse_unknown("arms", arms, experiment.augmentations)
     root, there = Layout.of(experiment.experiment).root, sealed_in(published)
+    refuse_others(experiment, dataset, arms, there)
     lacking = [folder for folder in needed(experiment, dataset, arms) if folder not in there]
     if not any(folder.parts[0] in MOVING for folder in there):
         lacking += [folder for folder, other in shown(cut(experiment, dataset)).items() if other in lacking]
@@ -250,6 +279,8 @@ def publish(experiment: Experiment, published: Path) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         merged = Layout(Path(temporary))
         merge(published, results, merged.root)
+        for dataset in experiment.datasets:
+            refuse_others(experiment, dataset, (), sealed_below(merged.root))
         pack(merged.root, published)
         ended = ended_runs(experiment, merged)
         if ended.empty:

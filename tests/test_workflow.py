@@ -162,6 +162,16 @@ def test_runs_of_two_machines_make_the_tables_of_one(finished: Path, tmp_path: P
     assert (published / "animations/hopper/dawm/seed-0/provenance.json").is_file()
     assert len([*(published / "films").rglob("provenance.json")]) == 2
     assert sum(name.startswith("policies/") and name.endswith("/evaluations.csv") for name in names) == 8
+    changed = yaml.safe_load((folder / "tiny.yaml").read_text())
+    changed["algorithms"]["iql"]["gradient_steps"] = 31
+    (folder / "changed.yaml").write_text(yaml.safe_dump(changed, sort_keys=False))
+    before = (published / "runs.tar.xz").read_bytes()
+    for words in (("missing", "changed.yaml", "hopper", "real"), ("publish", "changed.yaml")):
+        run = evidence(*words)
+        assert run.returncode == 2 and run.stderr.startswith(
+            "policies/hopper/iql/real/seed-0: expected gradient_steps 31"
+        )
+        assert len(run.stderr.splitlines()) == 1 and (published / "runs.tar.xz").read_bytes() == before
     run = evidence("missing", "tiny.yaml", "hopper", "fast")
     assert run.returncode == 2 and run.stderr == "arms: expected some of real, dawm, found fast\n"
 
