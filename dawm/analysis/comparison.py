@@ -181,7 +181,10 @@ def left_out(wide: pd.DataFrame, tasks: Sequence[str]) -> Iterator[str]:
 def alike(rows: pd.DataFrame) -> Iterator[str]:
     """Said where intervals cannot hold what world models differ in."""
     if rows["seed"].nunique() > 1 and rows["world_model_seed"].nunique() == 1:
-        yield "all seeds share one world model, so no interval holds what world models differ in"
+        yield (
+            "all seeds share one world model, so no interval holds what world models differ in, and what is chosen is "
+            "judged by the model that it was chosen with"
+        )
 
 
 def groups_of(rows: pd.DataFrame, task: str, seeds: pd.Index) -> np.ndarray:
