@@ -164,6 +164,8 @@ def seal_shards(output: Path, settings: SynthesisSettings, inputs: Mapping[str, 
         if not rows:
             raise InputError(f"{output}: the thresholds of `correction` dropped every transition; raise them")
         unseal(output)
+        for stale in {path.name for path in output.glob("shard-*.parquet")}.difference(names):
+            (output / stale).unlink()  # of another number of shards
         copied = inputs["dataset"].metadata
         facts = {key: copied[key] for key in COPIED_FACTS if key in copied}
         seal(

@@ -18,7 +18,10 @@ from dawm.jobs import Job, jobs
 from dawm.layout import Layout
 from dawm.progress import clock
 
-ON_GPU = ("train-world-model", "train-inverse-dynamics", "train-forward-dynamics", "train-policy", "synthesize")
+ON_GPU = (
+    *("train-world-model", "train-inverse-dynamics", "train-forward-dynamics", "train-cloned-policy"),
+    *("train-policy", "synthesize"),
+)
 """Stages that the SLURM profile sends to GPUs."""
 QUEUED = 10.0
 """Seconds that a cluster's job costs beside its work (facts of SLURM's plugin); none on one machine."""

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dawm.config.experiment import PUBLISHED
 from dawm.data.sealed import PROVENANCE, Sealed, open_sealed
 from dawm.errors import InputError
 from dawm.layout import Layout
 
-UNSEALED = ("logs", "benchmarks", "published")
-"""Folders that carry no seal: what jobs said and cost, and the copies that docs quote."""
+UNSEALED = ("logs", "benchmarks")
+"""Folders of an experiment that carry no seal: what jobs said and cost."""
 
 
 TRAINED = ("world-model", "inverse-dynamics", "forward-dynamics", "cloned-policy", "policy")
@@ -36,7 +37,8 @@ def verify(results: Path) -> Verification:
     """Reads every byte under a seal below `results`. Hidden files (checkpoints, locks) carry none."""
     if not results.is_dir():
         raise InputError(f"{results}: expected a folder of results, found none")
-    folders = sorted(path for path in walk(results) if any(visible(path)))
+    copies = results / PUBLISHED
+    folders = sorted(path for path in walk(results) if any(visible(path)) and copies not in (path, *path.parents))
     sealed_folders = [folder for folder in folders if (folder / PROVENANCE).is_file()]
     if not sealed_folders:
         raise InputError(f"{results}: expected sealed folders below, found no {PROVENANCE}")
@@ -60,7 +62,7 @@ def walk(folder: Path) -> Iterator[Path]:
     """The folder and those below, where seals may be."""
     yield folder
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.name.startswith(".") and path.name not in UNSEALED:
+        if path.is_dir() and not path.name.startswith(".") and not (path.name in UNSEALED and is_root(folder)):
             yield from walk(path)
 
 

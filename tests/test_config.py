@@ -49,6 +49,7 @@ from dawm.config import (
     as_mapping,
     json_schema,
     load_experiment,
+    parse_yaml,
     read,
 )
 from dawm.config.reading import plain
@@ -737,3 +738,60 @@ def test_names_that_would_end_up_in_paths_and_commands_are_refused(name: str) ->
         values[key] = {**values.get(key, {}), name: content}
         with pytest.raises(InputError):
             read(Experiment, values, "here")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"experiment": "published"}, "experiment: 'published' holds what the docs quote; expected another name"),
+        (
+            {"augmentations": {"real": {"real_fraction": 1.0, "generator": "dawm"}}},
+            "augmentations.real.generator: expected null with real_fraction 1, found dawm",
+        ),
+        (
+            {"datasets": {"mine": {"source": "random"}}},
+            "datasets.mine.environment: expected one for the source `random`, such as {id: Pendulum-v1}, found null",
+        ),
+        (
+            {"datasets": {"mine": {"source": "d4rl/hopper-medium-v2", "transitions": 5000}}},
+            "datasets.mine.transitions: expected null for the source d4rl/hopper-medium-v2, found 5000",
+        ),
+        (
+            {
+                "datasets": {
+                    "whole": {"source": "local/hopper-medium"},
+                    "part": {"source": "part/whole", "fraction": 0.5, "environment": {"id": "Pendulum-v1"}},
+                }
+            },
+            "datasets.part.environment: expected null for the source part/whole, which has its whole's, found one",
+        ),
+        (
+            {"generators": {"dawm": {"synthesis": {"expansion": {"steps": 3, "discount": 0.9}}}}},
+            "generators.dawm.synthesis.expansion.discount: expected algorithms.td3_bc.discount (0.99), found 0.9",
+        ),
+        (
+            {"generators": {"dawm": {"world_model": {"condition_dropout": 0}}}},
+            "generators.dawm.synthesis.guidance: expected 1 with world_model.condition_dropout 0, which never learns "
+            "what guidance counts from, found 1.2",
+        ),
+    ],
+)
+def test_what_only_a_later_stage_would_refuse_or_nobody_would_heed_is_refused(
+    changes: dict[str, object], sentence: str
+) -> None:
+    values = {
+        "experiment": "x",
+        "seeds": [0],
+        "datasets": {"hopper": {"source": "local/hopper-medium"}},
+        "augmentations": {"dawm": {"real_fraction": 0.5}},
+        "algorithms": {"td3_bc": {}},
+    }
+    with pytest.raises(InputError) as refused:
+        read(Experiment, values | changes, "the file")
+    assert str(refused.value) == f"the file: {sentence}"
+
+
+def test_a_key_that_is_there_twice_is_refused() -> None:
+    with pytest.raises(InputError, match="the key 'dawm' twice in the mapping of line 2"):
+        parse_yaml("generators:\n  dawm: {}\n  dawm: {}\n", "the file")
+    assert parse_yaml("a: &a {x: 1}\nb: {<<: *a, x: 2}\n", "the file") == {"a": {"x": 1}, "b": {"x": 2}}

@@ -118,6 +118,15 @@ def test_real_rows_come_back_from_d4rl_s_layout(tmp_path, dataset, transitions):
         np.testing.assert_array_equal(column, transitions.columns()[name], err_msg=name)
 
 
+def test_that_successors_of_terminals_are_unknown_comes_back_too(tmp_path, dataset):
+    path = tmp_path / "hopper_again.hdf5"
+    export_to("d4rl-hdf5", path, dataset)
+    with h5py.File(path, "a") as file:
+        file.attrs["terminal_successors_known"] = False
+    export(ExportSettings(source=f"hdf5:{path}"), tmp_path / "again")
+    assert open_sealed(tmp_path / "again", "dataset").metadata["terminal_successors_known"] is False
+
+
 @pytest.mark.parametrize("kinds", [("real",), ("synthetic",), ("real", "synthetic")])
 def test_d4rl_s_reader_drops_what_we_said(tmp_path, dataset, synthetic, kinds):
     path = tmp_path / "new" / "mixed.hdf5"

@@ -81,6 +81,15 @@ def test_shards_do_not_depend_on_their_number(
     assert_same_bits(found[0], found[2])
 
 
+def test_shards_of_another_number_go_when_the_new_ones_are_sealed(
+    models: Models, synthesis_settings: SynthesisSettings, tmp_path: Path
+) -> None:
+    for shards in (3, 2):
+        written(models, dataclasses.replace(synthesis_settings, trajectories=300, shards=shards), tmp_path)
+    found = sorted(path.name for path in tmp_path.glob("*.parquet"))
+    assert found == ["shard-00000-of-00002.parquet", "shard-00001-of-00002.parquet"]
+
+
 def test_repeated_synthesis_is_the_same(
     models: Models, imagined: Transitions, synthesis_settings: SynthesisSettings, tmp_path: Path
 ) -> None:

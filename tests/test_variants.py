@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from dawm.analysis.fidelity import assess
 from dawm.config import AssessmentSettings, SynthesisSettings, WorldModelSettings
 from dawm.data.cdf_normalizer import CDFNormalizer
-from dawm.data.sealed import open_sealed
+from dawm.data.sealed import open_sealed, seal, unseal
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.errors import InputError
 from dawm.inverse_dynamics import load_inverse_dynamics
@@ -138,6 +139,23 @@ def test_joint_models_need_no_inverse_dynamics(made: Path, rows: Transitions, va
     sealed = open_sealed(output, "synthetic")
     assert set(sealed.provenance["inputs"]) == {"dataset", "world_model"}
     assert read_transitions(sealed).action.tobytes() == rows.action.tobytes()
+
+
+def test_an_unconditional_model_of_the_code_that_hid_no_channel_is_refused(
+    made: Path, variant: str, tmp_path: Path
+) -> None:
+    model, sealed = load_world_model(made / "world-model")
+    assert ("hidden_channels" in sealed.metadata) != model.settings.conditional
+    folder = shutil.copytree(made / "world-model", tmp_path / "old")
+    facts = {key: value for key, value in sealed.metadata.items() if key not in ("kind", "hidden_channels")}
+    told = sealed.provenance
+    unseal(folder)
+    seal(folder, "world-model", files=list(told["files"]), settings=told["settings"], seed=told["seed"], metadata=facts)
+    if model.settings.conditional:
+        load_world_model(folder)
+        return
+    with pytest.raises(InputError, match="was trained by an earlier version of this code; train it again"):
+        load_world_model(folder)
 
 
 def test_cutting_the_work_otherwise_changes_no_bit(

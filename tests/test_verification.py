@@ -142,6 +142,21 @@ def test_a_stranger_among_sealed_files_is_found(results: Path) -> None:
     assert complaints(results) == f"{path}: not among the files sealed in {PROVENANCE}"
 
 
+def test_names_of_unsealed_folders_hide_no_data_set(results: Path) -> None:
+    shutil.copytree(results / "datasets" / "hopper", results / "datasets" / "benchmarks")
+    (results / "logs").mkdir()
+    (results / "logs" / "export.log").touch()
+    assert verify(results).folders == 8 and not verify(results).unfinished
+    spoiled = next((results / "datasets" / "benchmarks").glob("shard-*.parquet"))
+    spoiled.write_bytes(spoiled.read_bytes()[:-1])
+    assert spoiled.name in complaints(results)
+
+
+def test_copies_that_docs_quote_are_no_experiments(results: Path) -> None:
+    shutil.copytree(results / "datasets", results.parent / "published" / "tiny" / "datasets")
+    assert verify(results.parent).folders == 7
+
+
 def test_a_folder_without_its_seal_is_unfinished_and_no_damage(results: Path) -> None:
     folder = Layout(results).policy(Run("hopper", "bc", "real", 1))
     (folder / PROVENANCE).unlink()

@@ -17,10 +17,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from hdf5_files import hopper_columns, write_hdf5
 from workflow_clone import ROOT, clone, command, files, snakemake
 
+from dawm.cli import main
 from dawm.config import AssessmentSettings, SynthesisSettings, as_mapping, load_experiment
 from dawm.data.sealed import open_sealed
+from dawm.job_estimates import ON_GPU
 from dawm.jobs import jobs
 from dawm.layout import Layout, runs
 from dawm.offline_rl.policy import load_policy
@@ -456,10 +459,49 @@ def test_a_file_that_does_not_exist_is_missed_before_any_job_until_its_data_set_
     assert run.returncode == 2
     said = f"{folder}/missing.yaml: datasets.mine.source: nowhere/hopper_medium-v2.hdf5: no such file"
     assert run.stderr.strip().splitlines()[-1] == said
-    made = folder / "results/tiny/datasets/mine"
-    made.mkdir(parents=True)
-    (made / "provenance.json").touch()
-    assert snakemake(folder, "--dry-run", config="missing.yaml").returncode == 0
+    (folder / "nowhere").mkdir()
+    write_hdf5(folder / "nowhere/hopper_medium-v2.hdf5", hopper_columns([(60, "timeout")] * 4))
+    targets = "--", "results/tiny/world-models/mine/dawm/seed-0/model.safetensors"
+    run = snakemake(folder, *targets, config="missing.yaml")
+    assert run.returncode == 0, run.stderr
+    made = sorted((folder / "results/tiny/datasets/mine").iterdir())
+    shutil.rmtree(folder / "nowhere")
+    run = snakemake(folder, *targets, config="missing.yaml")
+    assert run.returncode == 0 and "Nothing to be done" in run.stdout + run.stderr
+    assert sorted((folder / "results/tiny/datasets/mine").iterdir()) == made
+
+
+def test_the_python_that_runs_snakemake_runs_its_jobs_whatever_conda_environment_is_active(tmp_path: Path) -> None:
+    folder = clone(tmp_path)
+    other = tmp_path / "conda" / "bin"
+    other.mkdir(parents=True)
+    (other / "python").write_text("#!/bin/sh\necho conda >&2\nexit 7\n")
+    (other / "python").chmod(0o755)
+    active = os.environ | {"CONDA_PREFIX": str(other.parent), "PATH": f"{other}:{os.environ['PATH']}"}
+    run = subprocess.run(
+        command("--until", "export"), cwd=folder, capture_output=True, text=True, timeout=300, env=active
+    )
+    assert run.returncode == 0, run.stderr
+    assert [*(folder / "results/tiny/datasets").glob("*/provenance.json")]
+
+
+def test_a_key_that_is_twice_in_a_config_stops_snakemake_with_one_sentence(tmp_path: Path) -> None:
+    folder = clone(tmp_path)
+    text = (folder / "tiny.yaml").read_text()
+    (folder / "twice.yaml").write_text(f"{text}\nseeds: [0]\n")
+    run = snakemake(folder, "--dry-run", config="twice.yaml")
+    assert run.returncode == 2
+    assert "the key 'seeds' twice in the mapping of line " in run.stderr.strip().splitlines()[-1]
+
+
+def test_profile_and_estimates_agree_on_what_runs_on_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    line = next(line for line in (ROOT / "profiles/slurm/config.yaml").read_text().splitlines() if "on_gpu = " in line)
+    rules = re.findall('"([a-z_]+)"', line)
+    assert {rule.replace("_", "-") for rule in rules} == set(ON_GPU)
+    for stage in ON_GPU:
+        with pytest.raises(SystemExit):
+            main([stage, "--help"])
+        assert "--device" in capsys.readouterr().out, stage
 
 
 def test_worked_example_of_an_own_environment_runs_to_its_report(tmp_path: Path) -> None:

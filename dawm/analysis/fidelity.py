@@ -138,28 +138,25 @@ def assess(
     held_out, train = split & usable, ~split & usable
     if not held_out.any():
         raise InputError(f"{dataset}: expected held-out episodes with true successors to judge by, found none")
-    real, grown = transitions.take(held_out), imagined
-    unseen, apart = two_samples(real, settings)
-    if imagined_seal.metadata.get("conditional", True):
-        grown = imagined.take(held_out_rows_of_sources(imagined, held_out))
-    judge = Judge(
-        Oracle(task_of_metadata(data.metadata)),
-        one_step_change(transitions),
-        Reference.of(
-            drawn_rows(transitions.take(train), REFERENCE_ROWS, settings, "known"),
-            unseen,
-        ),
-        settings,
-    )
-    rows = [*judge.whole(REAL, real, apart=apart), *judge.whole(STILL, still_copy(real), apart=still_copy(apart))]
-    if imagined_seal.metadata.get("expansion") is None:  # no one step leads to an n-step transition's successor
-        for step, group in by_step(grown).items():
-            rows += judge.whole(name, group, best_actions=True) if step == 0 else judge.single(name, step, group)
-    pairs = pd.DataFrame(columns=PAIR_COLUMNS)
-    if inverse is not None:
-        pairs = action_pairs(inverse, real, settings)
-        rows += list(action_errors(pairs, name, settings))
     with only_writer(output):
+        real, grown = transitions.take(held_out), imagined
+        unseen, apart = two_samples(real, settings)
+        if imagined_seal.metadata.get("conditional", True):
+            grown = imagined.take(held_out_rows_of_sources(imagined, held_out))
+        judge = Judge(
+            Oracle(task_of_metadata(data.metadata)),
+            one_step_change(transitions),
+            Reference.of(drawn_rows(transitions.take(train), REFERENCE_ROWS, settings, "known"), unseen),
+            settings,
+        )
+        rows = [*judge.whole(REAL, real, apart=apart), *judge.whole(STILL, still_copy(real), apart=still_copy(apart))]
+        if imagined_seal.metadata.get("expansion") is None:  # no one step leads to an n-step transition's successor
+            for step, group in by_step(grown).items():
+                rows += judge.whole(name, group, best_actions=True) if step == 0 else judge.single(name, step, group)
+        pairs = pd.DataFrame(columns=PAIR_COLUMNS)
+        if inverse is not None:
+            pairs = action_pairs(inverse, real, settings)
+            rows += list(action_errors(pairs, name, settings))
         unseal(output)
         table = pd.DataFrame(rows, columns=COLUMNS)
         write_csv(output / "fidelity.csv", table)

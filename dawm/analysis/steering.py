@@ -47,16 +47,15 @@ def steer(
     model = parts.world_model
     if not model.settings.conditional:
         raise InputError(f"{world_model}: is unconditional, so that nothing can be asked of it")
-    seed = derived_seed(settings.seed, "bootstrap")
-    ground = Ground.of(parts)
-    rows = []
-    for request in settings.requests:
-        asked = request * float(model.return_scale)
-        found = [(OPEN, *numbers) for numbers in open_loop(parts, ground, settings, synthesis, request, seed)]
-        if model.settings.plans:
-            found += [(CLOSED, *numbers) for numbers in closed_loop(parts, ground, settings, synthesis, asked, seed)]
-        rows += [(loop, request, asked, *numbers) for loop, *numbers in found]
+    seed, rows = derived_seed(settings.seed, "bootstrap"), []
     with only_writer(output):
+        ground = Ground.of(parts)
+        for request in settings.requests:
+            asked = request * float(model.return_scale)
+            loops = {OPEN: open_loop(parts, ground, settings, synthesis, request, seed)}
+            if model.settings.plans:
+                loops[CLOSED] = closed_loop(parts, ground, settings, synthesis, asked, seed)
+            rows += [(loop, request, asked, *numbers) for loop, found in loops.items() for numbers in found]
         unseal(output)
         table = pd.DataFrame(rows, columns=COLUMNS)
         write_csv(output / "steering.csv", table)

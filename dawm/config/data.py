@@ -111,6 +111,15 @@ class ExportSettings:
         if (self.parent is None) != (self.fraction is None):
             expected = "null" if self.parent is None else "a share of the episodes"
             raise InputError(f"fraction: expected {expected} for the source {self.source}, found {self.fraction}")
+        if self.source == RANDOM and self.environment is None:
+            raise InputError("environment: expected one for the source `random`, such as {id: Pendulum-v1}, found null")
+        for key, kinds in (("transitions", (LOCAL, RANDOM)), ("base_url", (D4RL,))):
+            if getattr(self, key) is not None and not self.source.startswith(kinds):
+                raise InputError(f"{key}: expected null for the source {self.source}, found {getattr(self, key)!r}")
+        if self.parent is not None and self.environment is not None:
+            raise InputError(
+                f"environment: expected null for the source {self.source}, which has its whole's, found one"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,11 @@ from dawm.config.learners import AlgorithmsSettings, LearnerSettings
 from dawm.config.recipes import GeneratorSettings
 from dawm.errors import InputError
 
+PUBLISHED = "published"
+"""Of results, beside the experiments: the copies that docs quote."""
+VALUED = ("td3_bc", "iql")
+"""Learners of values, to whom a discount matters."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationSettings:
@@ -105,6 +110,12 @@ class Experiment:
                     f"augmentations.{name}.generator: expected one of {', '.join(self.generators) or 'generators'}, "
                     f"found {arm.generator or name}"
                 )
+            if arm.real_fraction == 1 and arm.generator is not None:
+                raise InputError(
+                    f"augmentations.{name}.generator: expected null with real_fraction 1, found {arm.generator}"
+                )
+        if self.experiment == PUBLISHED:
+            raise InputError(f"experiment: {PUBLISHED!r} holds what the docs quote; expected another name")
         self._check_planners()
         self._check_sources()
         self._check_parts()
@@ -121,6 +132,21 @@ class Experiment:
                 if learner not in self.algorithm_names:
                     known = ", ".join(self.algorithm_names)
                     raise InputError(f"augmentations.{name}.algorithms: expected some of {known}, found {learner}")
+
+        self._check_expansions()
+
+    def _check_expansions(self) -> None:
+        matrix = self.matrix()
+        for learner in (name for name in self.algorithm_names if name in VALUED):
+            discount = self.algorithm(learner).discount
+            for arm in matrix.arms_of(learner):
+                name = matrix.augmentations[arm].generator
+                expansion = None if name is None else self.generators[name].synthesis.expansion
+                if expansion is not None and expansion.discount != discount:
+                    raise InputError(
+                        f"generators.{name}.synthesis.expansion.discount: expected algorithms.{learner}.discount "
+                        f"({discount}), found {expansion.discount}"
+                    )
 
     def _check_planners(self) -> None:
         able = [name for name, recipe in self.generators.items() if recipe.plans]

@@ -52,7 +52,7 @@ def load_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Safe YAML: plain values only, and no aliases that stand for more than a config could hold."""
+    """Safe YAML: plain values only, no key twice, and no aliases that stand for more than a config could hold."""
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
@@ -70,6 +70,9 @@ def _size(node: yaml.Node | None, known: dict[int, int]) -> int:
     """Values below a node, an alias counted as what it stands for; known: those of nodes by identity."""
     if not isinstance(node, yaml.CollectionNode):
         return 1
+    names = [key.value for key, _ in node.value if key.value != "<<"] if isinstance(node, yaml.MappingNode) else []
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise yaml.YAMLError(f"the key {twice[0]!r} twice in the mapping of line {node.start_mark.line + 1}")
     if id(node) not in known:
         known[id(node)] = 0
         parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]

@@ -105,6 +105,11 @@ class GeneratorSettings:
             if model.consistency > 0:
                 reason = f"world_model.consistency {model.consistency:g}"
             raise InputError(f"forward_dynamics: expected {expected} for {reason}, found {found}")
+        if model.conditional and model.condition_dropout == 0 and self.synthesis.guidance != 1:
+            raise InputError(
+                "synthesis.guidance: expected 1 with world_model.condition_dropout 0, which never learns what guidance "
+                f"counts from, found {self.synthesis.guidance:g}"
+            )
         if model.preconditioning != "edm" and self.synthesis.sampling_steps > model.diffusion_steps:
             raise InputError(
                 f"synthesis.sampling_steps: expected at most world_model.diffusion_steps "

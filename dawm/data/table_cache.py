@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ VARIABLE = "DAWM_CACHE"
 FORMAT = 1
 LARGEST = 16 << 30
 """Bytes in the cache; beyond them the tables go that were not opened for longest."""
+ABANDONED = 86_400.0
+"""Seconds after which what is not whole is no writer's any more."""
 
 
 def open_table(sealed: Sealed) -> Table:
@@ -120,7 +123,11 @@ def mapped(path: Path) -> Table | None:
 
 
 def make_room(place: Path, keep: Path, largest: int = LARGEST) -> None:
-    """Removes the tables that were not opened for longest; who has mapped one keeps it."""
+    """Removes what was left half-written, and the tables that were opened longest ago; who has mapped one keeps it."""
+    for path in place.iterdir():
+        whole = path.suffix in (".json", ".float32") and path.with_suffix(".json").is_file()
+        if not whole and path.suffix in (".part", ".float32") and time.time() - path.stat().st_mtime > ABANDONED:
+            path.unlink(missing_ok=True)
     entries = sorted(place.glob("*.json"), key=lambda about: about.stat().st_mtime, reverse=True)
     held = 0
     for about in entries:

@@ -97,6 +97,8 @@ def dataset_path(name: str) -> Path:
 def fetch(name: str, base_url: str | None = None) -> Path:
     """The file's path, downloaded and read through before unless it is there. InputError says what is wrong with it."""
     task, path = _task(name), dataset_path(name)
+    if path.exists() and not os.access(path, os.R_OK):
+        raise InputError(f"{path}: expected a file that can be read, found: permission denied")
     if not path.exists():
         download(dataset_url(name, base_url), path, partial(_verify, task=task))
         return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -76,7 +77,7 @@ class Task:
     @property
     def family(self) -> str:
         """The environment without its version: Hopper."""
-        return self.environment.split("-v")[0]
+        return re.sub(r"-v\d+$", "", self.environment)
 
     @property
     def state_dims(self) -> tuple[int, int] | None:

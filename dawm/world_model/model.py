@@ -185,7 +185,8 @@ class WorldModel(nn.Module):
         return torch.cat([low, -one], dim=1), torch.cat([high, one], dim=1)
 
     def facts(self) -> dict[str, Any]:
-        return {"observation_dim": self.observation_dim, "parameters": sum(p.numel() for p in self.parameters())}
+        facts = {"observation_dim": self.observation_dim, "parameters": sum(p.numel() for p in self.parameters())}
+        return facts if self.settings.conditional else {**facts, "hidden_channels": int((self.shown == 0).sum())}
 
 
 def impose(rows: Tensor, given: Tensor) -> Tensor:

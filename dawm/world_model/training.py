@@ -179,4 +179,7 @@ def fit_normalizers(
 
 def load_world_model(folder: Path) -> tuple[WorldModel, Sealed]:
     """The averaged model of a sealed folder, ready to sample."""
-    return load_model(folder, KIND, WorldModelSettings, WorldModel)
+    model, sealed = load_model(folder, KIND, WorldModelSettings, WorldModel)
+    if any(sealed.metadata.get(name) != value for name, value in model.facts().items()):
+        raise InputError(f"{folder}: was trained by an earlier version of this code; train it again")
+    return model, sealed

@@ -151,6 +151,7 @@ rule tables:
 rule timings:
     input:
         seal_of(layout.tables),
+        module("analysis/timings.py"),
     output:
         seal_of(layout.timings),
     log:

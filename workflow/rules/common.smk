@@ -12,7 +12,7 @@ sys.path.insert(0, workflow.basedir)
 
 from snakemake.settings.types import DeploymentMethod
 
-from dawm.config import Experiment, as_mapping, as_yaml, read
+from dawm.config import Experiment, as_mapping, as_yaml, load_yaml, read
 from dawm.data.files import write_text
 from dawm.data.sealed import PROVENANCE
 from dawm.errors import InputError
@@ -31,13 +31,13 @@ from dawm.layout import (
     trained_models,
 )
 
-# `python` in a rule is the one that runs Snakemake, unless a conda environment is active; the package comes from here.
-shell.prefix(
-    f'[ -n "${{{{CONDA_PREFIX:-}}}}" ] || export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
-    f"export PYTHONPATH={shlex.quote(str(workflow.basedir))} PYTHONUNBUFFERED=1; "
-)
+# `python` in a rule is its conda environment's with --use-conda, else the one that runs Snakemake, whatever environment
+# the shell is in; the package comes from here.
+by_conda = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+own_python = "" if by_conda else f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
+shell.prefix(f"{own_python}export PYTHONPATH={shlex.quote(str(workflow.basedir))} PYTHONUNBUFFERED=1; ")
 
-if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method and shutil.which("conda") is None:
+if by_conda and shutil.which("conda") is None:
     print(
         "--use-conda: expected conda 24.7.1 or newer on PATH, found none: install Miniforge "
         "(https://conda-forge.org/download), or leave --use-conda out and run in .venv (make run)",
@@ -47,6 +47,8 @@ if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method and 
 
 config_files = " and ".join(map(str, workflow.configfiles)) or "config"
 try:
+    for file in workflow.configfiles:  # Snakemake takes the last of a key that is there twice
+        load_yaml(Path(file))
     experiment = read(Experiment, config, config_files)
     layout = Layout.of(experiment.experiment)
     for name, dataset in experiment.datasets.items():  # without it only a job would miss the file
@@ -177,12 +179,12 @@ def parent_of(wildcards):
 
 
 def source_files(wildcards):
-    """What an export reads: a user's HDF5 file, unless it went away since, or the data set that this one is a part
-    of."""
+    """What an export reads: a user's HDF5 file, or the data set that this one is a part of. A file that went away after
+    its export leaves the data set as it is: Snakemake takes what is there for a source."""
     if parents := parent_of(wildcards):
         return [seal_of(folder) for folder in parents]
     path = experiment.datasets[wildcards.dataset].file
-    return [str(path)] if path is not None and isfile(path) else []
+    return [] if path is None else [str(path)]
 
 
 def policy_groups():
@@ -236,6 +238,13 @@ def shard_files(wildcards):
     count = experiment.generators[wildcards.generator].synthesis.shards
     folder = layout.synthetic(wildcards.dataset, wildcards.generator, wildcards.seed)
     return [inside(folder, shard_name(number, count)) for number in range(count)]
+
+
+def version(wildcards):
+    """Of the code of a generator's world model and of what is sampled from it. 2: an unconditional one does not see
+    channels that are no target."""
+    model = experiment.generators[wildcards.generator].world_model
+    return 1 if model is None or model.conditional else 2
 
 
 def part(name):

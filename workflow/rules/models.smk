@@ -20,7 +20,7 @@ rule train_world_model:
         runtime=growing(480),
         gpu=0,
     params:
-        version=1,
+        version=version,
         settings=part("world_model"),
         compute=COMPUTE,
         dataset=dataset_folder,

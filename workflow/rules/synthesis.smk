@@ -19,7 +19,7 @@ rule synthesize:
         runtime=growing(240),
         gpu=0,
     params:
-        version=1,
+        version=version,
         settings=part("synthesis"),
         compute=COMPUTE,
         dataset=dataset_folder,
@@ -51,7 +51,7 @@ rule seal_synthetic:
         runtime=growing(60),
         gpu=0,
     params:
-        version=1,
+        version=version,
         settings=part("synthesis"),
         dataset=dataset_folder,
         models=model_options,
@@ -81,7 +81,7 @@ rule assess:
         runtime=growing(120),
         gpu=0,
     params:
-        version=1,
+        version=2,
         settings=text(experiment.assessment),
         dataset=dataset_folder,
         synthetic=recipe_folder("synthetic"),

@@ -44,9 +44,6 @@ def open_source(settings: ExportSettings, parent: Path | None = None) -> SourceD
     if parent is not None:
         raise InputError(f"--parent: expected with a source {PART}NAME alone, found {settings.source}")
     kind = next(kind for kind in _SOURCES if settings.source.startswith(kind))
-    for key, kinds in (("transitions", (LOCAL, RANDOM)), ("base_url", (D4RL,))):
-        if getattr(settings, key) is not None and kind not in kinds:
-            raise InputError(f"{key}: expected null for the source {settings.source}, found {getattr(settings, key)!r}")
     return _SOURCES[kind](settings)
 
 

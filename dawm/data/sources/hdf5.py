@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ def task_of_file(path: Path, environment: EnvironmentSettings | None) -> Task:
 def _source(path: Path, task: Task, facts: dict[str, str]) -> SourceData:
     with _opened(path) as file:
         survey = _survey(file, path, task)
-    known = {"terminal_successors_known": survey.successors_known, "unmarked_episode_ends": survey.seams}
+        told = bool(file.attrs.get("terminal_successors_known", True))  # as `export-to d4rl-hdf5` writes it
+    known = {"terminal_successors_known": survey.successors_known and told, "unmarked_episode_ends": survey.seams}
     return SourceData(task, int(survey.keep.sum()), _blocks(path, task, survey), {**facts, **known})
 
 
@@ -153,6 +155,8 @@ def count_not_finite(path: Path) -> dict[str, int]:
 def _check_file(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"{path}: {'expected an HDF5 file, found a folder' if path.is_dir() else 'no such file'}")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: expected a file that can be read, found: permission denied")
 
 
 @contextmanager

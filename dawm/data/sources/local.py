@@ -88,8 +88,7 @@ def open_local(settings: ExportSettings) -> SourceData:
 
 def open_random(settings: ExportSettings) -> SourceData:
     """`random`: uniformly random actions in the environment that the config gives."""
-    if settings.environment is None:
-        raise InputError("environment: expected one for the source `random`, such as {id: Pendulum-v1}, found null")
+    assert settings.environment is not None  # as its settings see to
     task = task_of(settings.environment)
     total = settings.transitions or RANDOM_TRANSITIONS
     environment = task.make()
