@@ -221,6 +221,8 @@ def ended_runs(experiment: Experiment, merged: Layout) -> pd.DataFrame:
         sealed = open_sealed(folder, "policy")
         dataset, algorithm, augmentation, _ = folder.relative_to(merged.root / "policies").parts
         run = Run(dataset, algorithm, augmentation, sealed.provenance["seed"])
+        if run.seed not in experiment.seeds:
+            raise InputError(f"policies/{run.slug}: expected a seed of the config, found {run.seed} in what has ended")
         source = open_sealed(merged.dataset(dataset), "dataset")
         rows.append(score_row(matrix, run, sealed, read_csv(sealed, "evaluations.csv"), source))
     return pd.DataFrame(rows).astype({"world_model_seed": "Int64"}) if rows else pd.DataFrame()
@@ -279,8 +281,9 @@ def publish(experiment: Experiment, published: Path) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         merged = Layout(Path(temporary))
         merge(published, results, merged.root)
+        there = sealed_below(merged.root)
         for dataset in experiment.datasets:
-            refuse_others(experiment, dataset, (), sealed_below(merged.root))
+            refuse_others(experiment, dataset, (), there)
         pack(merged.root, published)
         ended = ended_runs(experiment, merged)
         if ended.empty:
