@@ -471,6 +471,19 @@ def test_a_file_that_does_not_exist_is_missed_before_any_job_until_its_data_set_
     assert sorted((folder / "results/tiny/datasets/mine").iterdir()) == made
 
 
+def test_an_alarm_about_a_data_set_keeps_its_page_and_the_overview(tmp_path: Path) -> None:
+    folder = clone(tmp_path)
+    values = yaml.safe_load((folder / "tiny.yaml").read_text())
+    write_hdf5(folder / "hopper_noise-v2.hdf5", hopper_columns([(60, "timeout")] * 4))  # random numbers, no physics
+    values["datasets"] = {"noise": {"source": "hdf5:hopper_noise-v2.hdf5"}}
+    (folder / "noise.yaml").write_text(yaml.safe_dump(values))
+    run = snakemake(folder, "--", "datasets", config="noise.yaml")
+    assert run.returncode == 0, run.stderr
+    inspection = open_sealed(folder / "results/tiny/inspections/noise", "inspection")
+    assert "ALARM" in inspection.read("inspection.json").decode()
+    assert (folder / "results/tiny/overview/datasets.md").is_file()
+
+
 def test_the_python_that_runs_snakemake_runs_its_jobs_whatever_conda_environment_is_active(tmp_path: Path) -> None:
     folder = clone(tmp_path)
     other = tmp_path / "conda" / "bin"

@@ -85,7 +85,8 @@ class WorldModel(nn.Module):
     def shown_channels(self) -> Tensor:
         """What the network sees, 0 or 1, [T, C]. Some channels are no target: row 0's terminal, the last row's reward
         and action. In training they hold data, in sampling whatever the network makes of them. An unconditional model,
-        of whose few rows they tell much, does not see them; for others it makes no difference (docs/decisions.md)."""
+        of whose few rows they tell much, does not see them; for others it makes no difference (docs/decisions.md).
+        """
         shown = torch.ones(self.settings.window, self.channels)
         if not self.settings.conditional:
             shown[0, -1] = 0
