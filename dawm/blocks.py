@@ -31,7 +31,7 @@ from dawm.data.transitions import (
     write_shard,
 )
 from dawm.errors import InputError
-from dawm.layout import shard_name
+from dawm.layout import SHARDS_VERSION, shard_name
 from dawm.progress import Progress
 from dawm.randomness import generator
 
@@ -71,8 +71,9 @@ def check_inputs(inputs: Mapping[str, Sealed]) -> None:
 
 
 def shard_digest(inputs: Mapping[str, Sealed], settings: SynthesisSettings, shard: int) -> str:
-    """What a shard must be: its inputs, settings and number."""
-    return digest_of([{name: sealed.digest for name, sealed in inputs.items()}, as_mapping(settings), shard])
+    """What a shard must be: its inputs, settings and number, by this version of the code."""
+    digests = {name: sealed.digest for name, sealed in inputs.items()}
+    return digest_of([digests, as_mapping(settings), shard, SHARDS_VERSION])
 
 
 def shard_range(settings: SynthesisSettings, shard: int) -> tuple[int, int]:
@@ -154,7 +155,9 @@ def seal_shards(output: Path, settings: SynthesisSettings, inputs: Mapping[str, 
             if not path.is_file():
                 raise InputError(f"{path}: the shard is missing; write it with: synthesize --shard {number}")
             if shard_identity(path) != shard_digest(inputs, settings, number):
-                raise InputError(f"{path}: is another shard or of another data set, model or setting; write it again")
+                raise InputError(
+                    f"{path}: is another shard, or of another data set, model, setting or version; write it again"
+                )
             shard = parse_shard(read_bytes(path), path)
             rows += len(shard)
             terminals += int(shard.terminal.sum())
@@ -180,6 +183,7 @@ def seal_shards(output: Path, settings: SynthesisSettings, inputs: Mapping[str, 
                 "conditional": conditional,
                 "rows": rows,
                 "terminals": terminals,
+                "version": SHARDS_VERSION,
                 "n_step": 1 if settings.expansion is None else settings.expansion.steps,
                 **corrected,
                 **({} if settings.expansion is None else {"expansion": as_mapping(settings.expansion)}),

@@ -186,10 +186,10 @@ def _add_upkeep(command: Command) -> None:
     """Commands that are no stage: about configs, and the making of the behaviour policies."""
     made = command("verify", stages.verify, "hold every stored file against its seal; status 1: damage")
     made.add_argument("results", type=Path, help="results, one experiment of them, or any folder below")
-    made = command("status", stages.status, "what of an experiment is complete, running, stopped and waiting")
+    made = command("status", stages.status, "what of an experiment is complete, running, stopped and waiting", "target")
     made.add_argument("results", type=Path, help="folder results/<experiment>")
     made.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again until all is complete")
-    made = command("plan", stages.plan, "hours, GPU-hours, disk and jobs of an experiment, from measured ones")
+    made = command("plan", stages.plan, "hours, disk and jobs of an experiment, from measured ones", "target")
     made.add_argument("config", type=Path)
     made.add_argument("--gpus", type=int, default=0, help="0: everything runs on cores")
     made.add_argument("--cores", type=int, default=8)
@@ -239,4 +239,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "inverse-dynamics": {"type": Path, "help": "folder of a trained inverse dynamics model, where one infers actions"},
     "results": {"type": Path, "required": True, "help": "folder results/<experiment>"},
     "tables": {"type": Path, "required": True, "help": "folder of sealed tables"},
+    "target": {
+        "nargs": "+",
+        "default": ["report"],
+        "metavar": "TARGET",
+        "help": "what the workflow is asked for: report, datasets, fidelity, steering, animations; default: report",
+    },
 }

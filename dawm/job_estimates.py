@@ -96,8 +96,9 @@ class Plan:
             yield f"{clock(self.makespan)} from start to end on {self.cores} cores"
 
 
-def plan(config: Path, measured: Sequence[Path], gpus: int, cores: int) -> Plan:
-    """measured: folders of experiments, each with its config.yaml and timings/timings.csv; gpus: 0 runs all on cores.
+def plan(config: Path, measured: Sequence[Path], gpus: int, cores: int, targets: Sequence[str] = ("report",)) -> Plan:
+    """Of what `targets` ask for. measured: folders of experiments, each with its config.yaml and timings/timings.csv;
+    gpus: 0 runs all on cores.
 
     Raises InputError where nothing was measured.
     """
@@ -106,7 +107,7 @@ def plan(config: Path, measured: Sequence[Path], gpus: int, cores: int) -> Plan:
     if not known:
         raise InputError("--measured: expected a folder with config.yaml and timings/timings.csv, found none")
     estimates, unknown = [], []
-    planned = jobs(Layout.of(experiment.experiment), experiment)
+    planned = jobs(Layout.of(experiment.experiment), experiment, targets)
     for job in planned:
         found = estimate(job, traits(job, experiment), known)
         unknown += [] if found else [job]

@@ -1,4 +1,4 @@
-"""Every job that an experiment's report needs, by the names that the workflow gives to logs and benchmark files."""
+"""Every job that an experiment's targets need, by the names that the workflow gives to logs and benchmark files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,21 @@ from typing import Any
 
 from dawm.config import Experiment
 from dawm.data.sealed import PROVENANCE
-from dawm.layout import Layout, animated_sets, filmed_runs, planners, runs, shard_name, synthetic_sets
+from dawm.errors import InputError
+from dawm.layout import (
+    Layout,
+    all_synthetic_sets,
+    animated_sets,
+    filmed_runs,
+    planners,
+    runs,
+    shard_name,
+    steerings,
+    synthetic_sets,
+)
+
+TARGETS = ("report", "datasets", "fidelity", "steering", "animations")
+"""What the workflow is asked for; without a word, the report."""
 
 
 @dataclass(frozen=True)
@@ -39,22 +53,53 @@ class Job:
         return all(path.is_file() for path in self.outputs)
 
 
-def jobs(layout: Layout, experiment: Experiment) -> list[Job]:
-    """In an order in which each comes after what it needs."""
+def jobs(layout: Layout, experiment: Experiment, targets: Sequence[str] = ("report",)) -> list[Job]:
+    """Those that some of TARGETS ask for, in an order in which each comes after what it needs.
+
+    Raises:
+        InputError: a target is none of them.
+    """
+    for target in targets:
+        if target not in TARGETS:
+            raise InputError(f"--target: expected some of {', '.join(TARGETS)}, found {target}")
+    made = every_job(layout, experiment)
+    wanted = {slug for target in targets for slug in roots(made, target)}
+    for job in reversed(made):
+        wanted.update(job.needs if job.slug in wanted else ())
+    return [job for job in made if job.slug in wanted]
+
+
+def roots(made: Sequence[Job], target: str) -> list[str]:
+    """Slugs of the jobs that a target names; `animations` is no job but all of a stage."""
+    return [job.slug for job in made if (job.stage == "animate" if target == "animations" else job.slug == target)]
+
+
+def every_job(layout: Layout, experiment: Experiment) -> list[Job]:
+    """Whatever the targets need."""
     made = [
         *export_jobs(layout, experiment),
+        *inspection_jobs(layout, experiment),
         *dict.fromkeys(model_jobs(layout, experiment)),
         *synthesis_jobs(layout, experiment),
-        *planner_jobs(layout, experiment),
+        *steering_jobs(layout, experiment),
         *policy_jobs(layout, experiment),
     ]
-    tabled = tuple(job.slug for job in made if job.stage in ("export", "assess", "steer", "train-policy"))
-    made.append(sealing("tables", "", tabled, layout.tables))
+    matrix, exports = experiment.matrix(), tuple(f"export/{dataset}" for dataset in experiment.datasets)
+    trained = tuple(job.slug for job in made if job.stage == "train-policy")
+    assessed = tuple(f"assess/{set_name(*key)}" for key in synthetic_sets(matrix))
+    steered = tuple(f"steer/{set_name(*key)}" for key in planners(matrix))
+    made.append(sealing("tables", "", (*exports, *assessed, *steered, *trained), layout.tables))
     for stage, folder in (("compare", layout.comparison), ("figures", layout.figures), ("timings", layout.timings)):
         made.append(sealing(stage, "", ("tables",), folder))
-    shown = [*film_jobs(layout, experiment), *animation_jobs(layout, experiment)]
-    needed = ("compare", "figures", "timings", *(job.slug for job in shown))
-    return [*made, *shown, sealing("report", "", needed, layout.root)]
+    films, animations = [*film_jobs(layout, experiment)], [*animation_jobs(layout, experiment)]
+    shown = (*(job.slug for job in films), *(f"animate/{set_name(*key)}" for key in animated_sets(experiment)))
+    pages = (
+        ("report", layout.root, ("compare", "figures", "timings", *shown)),
+        ("datasets", layout.overview, (*exports, *(job.slug for job in made if job.stage == "inspect"))),
+        ("fidelity", layout.fidelity, (*exports, *(job.slug for job in made if job.stage == "assess"))),
+        ("steering", layout.steering_page, (*exports, *(job.slug for job in made if job.stage == "steer"))),
+    )
+    return [*made, *films, *animations, *(sealing(stage, "", needs, folder) for stage, folder, needs in pages)]
 
 
 def export_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
@@ -64,10 +109,19 @@ def export_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
         yield sealing("export", name, parent, layout.dataset(name), settings=settings)
 
 
+def inspection_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
+    for name in experiment.datasets:
+        yield sealing("inspect", name, (f"export/{name}",), layout.inspection(name), settings=experiment.inspection)
+
+
+def set_name(dataset: str, generator: str, seed: int) -> str:
+    """Of the jobs about a recipe's transitions."""
+    return f"{dataset}/{generator}/seed-{seed}"
+
+
 def model_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
-    """Trainings of the models that some arm or planner needs; of recipes with equal settings, the first one's."""
-    matrix = experiment.matrix()
-    for dataset, generator, seed in dict.fromkeys((*synthetic_sets(matrix), *planners(matrix))):
+    """Trainings of all models; of recipes with equal settings, the first one's."""
+    for dataset, generator, seed in all_synthetic_sets(experiment):
         recipe = experiment.generators[generator]
         for part in dict.fromkeys((*recipe.taught_by("world_model"), *recipe.grown_by())):
             owner = experiment.owner(generator, part)
@@ -79,12 +133,12 @@ def model_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
 
 def model_slug(experiment: Experiment, dataset: str, generator: str, part: str, seed: int) -> str:
     """Of the training of a recipe's model."""
-    return f"train-{part.replace('_', '-')}/{dataset}/{experiment.owner(generator, part)}/seed-{seed}"
+    return f"train-{part.replace('_', '-')}/{set_name(dataset, experiment.owner(generator, part), seed)}"
 
 
 def synthesis_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
-    for dataset, generator, seed in synthetic_sets(experiment.matrix()):
-        folder, name = layout.synthetic(dataset, generator, seed), f"{dataset}/{generator}/seed-{seed}"
+    for dataset, generator, seed in all_synthetic_sets(experiment):
+        folder, name = layout.synthetic(dataset, generator, seed), set_name(dataset, generator, seed)
         recipe = experiment.generators[generator]
         models = tuple(model_slug(experiment, dataset, generator, part, seed) for part in recipe.grown_by())
         files = [shard_name(number, recipe.synthesis.shards) for number in range(recipe.synthesis.shards)]
@@ -96,12 +150,13 @@ def synthesis_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
         yield sealing("assess", name, (seal,), assessment, settings=experiment.assessment)
 
 
-def planner_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
-    for dataset, generator, seed in planners(experiment.matrix()):
+def steering_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
+    for key in dict.fromkeys((*planners(experiment.matrix()), *steerings(experiment))):
+        dataset, generator, seed = key
         parts = experiment.generators[generator].grown_by()
         models = tuple(model_slug(experiment, dataset, generator, part, seed) for part in parts)
-        folder, name = layout.steering(dataset, generator, seed), f"{dataset}/{generator}/seed-{seed}"
-        yield sealing("steer", name, (f"export/{dataset}", *models), folder, settings=experiment.steering)
+        needs = (f"export/{dataset}", *models)
+        yield sealing("steer", set_name(*key), needs, layout.steering(*key), settings=experiment.steering)
 
 
 def policy_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
@@ -112,7 +167,7 @@ def policy_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
             continue
         generator = matrix.augmentations[run.augmentation].generator
         grown = dict.fromkeys(
-            f"seal-synthetic/{run.dataset}/{generator}/seed-{matrix.world_model_seed(seed)}"
+            f"seal-synthetic/{set_name(run.dataset, generator, matrix.world_model_seed(seed))}"
             for seed in seeds
             if generator is not None
         )
@@ -130,9 +185,8 @@ def film_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
 
 
 def animation_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:
-    for dataset, generator, seed in animated_sets(experiment):
-        name = f"{dataset}/{generator}/seed-{seed}"
-        yield sealing("animate", name, (f"seal-synthetic/{name}",), layout.animation(dataset, generator, seed))
+    for key in all_synthetic_sets(experiment):
+        yield sealing("animate", set_name(*key), (f"seal-synthetic/{set_name(*key)}",), layout.animation(*key))
 
 
 def group_name(seeds: Sequence[int | str]) -> str:

@@ -118,6 +118,11 @@ class Layout:
         return self.root / "report.html"
 
 
+SHARDS_VERSION = 2
+"""Of what the code writes into synthetic shards; those of another version are made again. 2: a request by factor asks
+for more where a row's own return is negative."""
+
+
 def shard_name(number: int, count: int) -> str:
     width = max(5, len(str(count)))  # so that names sort like numbers
     return f"shard-{number:0{width}d}-of-{count:0{width}d}.parquet"

@@ -318,7 +318,7 @@ def status(parsed: argparse.Namespace) -> None:
     if parsed.watch is not None and not parsed.watch > 0:
         raise InputError(f"--watch: expected a number of seconds above 0, found {parsed.watch:g}")
     while True:
-        found = status(parsed.results)
+        found = status(parsed.results, parsed.target)
         if parsed.watch is not None and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
         print(*found.lines(), sep="\n", flush=True)
@@ -334,7 +334,7 @@ def plan(parsed: argparse.Namespace) -> None:
         raise InputError(f"expected --gpus from 0 and --cores from 1, found {parsed.gpus} and {parsed.cores}")
     found = sorted(Path("results").glob("**/timings/timings.csv")) if parsed.measured is None else []
     measured = parsed.measured or [path.parents[1] for path in found]
-    print(*plan(parsed.config, measured, parsed.gpus, parsed.cores).lines(), sep="\n")
+    print(*plan(parsed.config, measured, parsed.gpus, parsed.cores, parsed.target).lines(), sep="\n")
 
 
 def check_config(parsed: argparse.Namespace) -> None:

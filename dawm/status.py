@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +52,10 @@ class Status:
         counts = Counter(one.state for one in self.jobs)
         yield f"{self.results}: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
         if not self.complete:
-            others = f"; {self.untimed} more jobs are of stages that none has finished of" if self.untimed else ""
-            yield f"about {clock(self.left)} of one core's time left{others}"
+            known = [f"about {clock(self.left)} of one core's time left"] if self.left else []
+            more = "more jobs are" if known else "jobs to do are all"
+            others = [f"{self.untimed} {more} of stages that none has finished of"] if self.untimed else []
+            yield "; ".join([*known, *others])
         yield f"\n{'stage':<24}" + "".join(f"{state:>10}" for state in STATES)
         for stage in dict.fromkeys(one.job.stage for one in self.jobs):
             within = Counter(one.state for one in self.jobs if one.job.stage == stage)
@@ -68,12 +70,12 @@ class Status:
                 yield from (f"    {line}" for line in shown)
 
 
-def status(results: Path) -> Status:
-    """Raises InputError where no run has left its config."""
+def status(results: Path, targets: Sequence[str] = ("report",)) -> Status:
+    """Of what `targets` ask for. Raises InputError where no run has left its config."""
     layout = Layout(results)
     if not layout.config.is_file():
         raise InputError(f"{results}: expected the {layout.config.name} that a run writes at its start, found none")
-    found = [status_of(job, layout) for job in jobs(layout, load_experiment(layout.config))]
+    found = [status_of(job, layout) for job in jobs(layout, load_experiment(layout.config), targets)]
     means = mean_seconds(layout, [one.job for one in found if one.state == COMPLETE])
     open_stages = [one.job.stage for one in found if one.state != COMPLETE]
     timed = [means[stage] for stage in open_stages if stage in means]

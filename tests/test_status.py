@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from dawm.cli import main
 from dawm.config import Experiment, as_yaml, load_experiment, read
 from dawm.data.files import is_locked, only_writer
 from dawm.data.sealed import PROVENANCE
+from dawm.errors import InputError
 from dawm.jobs import jobs
 from dawm.layout import Layout, Run
 from dawm.status import status
@@ -77,6 +79,26 @@ def test_jobs_come_in_the_order_of_need_and_once_each(layout: Layout) -> None:
     ]
 
 
+def test_targets_have_the_jobs_that_the_workflow_makes_for_them(layout: Layout) -> None:
+    """Also of recipes that no arm needs."""
+    unused = {"generators": {"dawm": {}, "plain": {"world_model": {"window": 4}}}}
+    experiment = read(Experiment, VALUES | unused, "here")
+
+    def stages(*targets: str) -> Counter[str]:
+        return Counter(job.stage for job in jobs(layout, experiment, targets))
+
+    assert stages("datasets") == {"export": 1, "inspect": 1, "datasets": 1}
+    models = {"export": 1, "train-world-model": 2, "train-inverse-dynamics": 1}
+    imagined = {"synthesize": 8, "seal-synthetic": 2}
+    assert stages("fidelity") == {**models, **imagined, "assess": 2, "fidelity": 1}
+    assert stages("animations") == {**models, **imagined, "animate": 2}
+    assert stages("steering") == {**models, "steer": 2, "steering": 1}
+    assert stages("steering", "animations") == stages("steering") | stages("animations")
+    assert stages("report")["train-world-model"] == 1
+    with pytest.raises(InputError, match=r"--target: expected some of report, .*, found everything"):
+        jobs(layout, experiment, ["everything"])
+
+
 @pytest.mark.parametrize("config", sorted(Path(__file__).parents[1].glob("config/*.yaml")), ids=lambda path: path.stem)
 def test_jobs_of_shipped_configs_come_after_what_they_need(config: Path) -> None:
     experiment = load_experiment(config)
@@ -97,6 +119,8 @@ def test_seeds_that_share_a_process_are_one_job(layout: Layout) -> None:
 
 def test_at_the_start_everything_waits(layout: Layout) -> None:
     assert set(states(layout).values()) == {"waiting"}
+    assert "20 jobs to do are all of stages that none has finished of" in "\n".join(status(layout.root).lines())
+    assert [one.job.stage for one in status(layout.root, ["datasets"]).jobs] == ["export", "inspect", "datasets"]
 
 
 def test_complete_running_and_stopped_jobs_are_told_apart(layout: Layout) -> None:

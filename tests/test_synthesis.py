@@ -316,7 +316,7 @@ def test_seal_refuses_a_shard_of_other_settings(
 ) -> None:
     synthesize_shard(*models, synthesis_settings, tmp_path, 0)
     synthesize_shard(*models, dataclasses.replace(synthesis_settings, **change), tmp_path, 1)
-    with pytest.raises(InputError, match=r"shard-00001-of-00002\.parquet: is another shard or of another"):
+    with pytest.raises(InputError, match=r"shard-00001-of-00002\.parquet: is another shard, or of another"):
         seal_synthetic(*models, synthesis_settings, tmp_path)
     assert not (tmp_path / "provenance.json").exists()
 
@@ -332,8 +332,19 @@ def test_seal_refuses_a_shard_of_another_model(
     output = tmp_path / "synthetic"
     synthesize_shard(*models, synthesis_settings, output, 0)
     synthesize_shard(models[0], models[1], other, synthesis_settings, output, 1)
-    with pytest.raises(InputError, match=r"shard-00001-of-00002\.parquet: is another shard or of another"):
+    with pytest.raises(InputError, match=r"shard-00001-of-00002\.parquet: is another shard, or of another"):
         seal_synthetic(*models, synthesis_settings, output)
+
+
+def test_seal_refuses_a_shard_of_another_version_of_the_code(
+    models: Models, synthesis_settings: SynthesisSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dawm.blocks.SHARDS_VERSION", 1)
+    synthesize_shard(*models, synthesis_settings, tmp_path, 0)
+    synthesize_shard(*models, synthesis_settings, tmp_path, 1)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"shard-00000-of-00002\.parquet: .* or version; write it again"):
+        seal_synthetic(*models, synthesis_settings, tmp_path)
 
 
 def test_seal_refuses_a_missing_shard_by_name(

@@ -18,6 +18,7 @@ from dawm.data.sealed import PROVENANCE
 from dawm.errors import InputError
 from dawm.jobs import group_name
 from dawm.layout import (
+    SHARDS_VERSION,
     Layout,
     Run,
     all_synthetic_sets,
@@ -240,11 +241,15 @@ def shard_files(wildcards):
     return [inside(folder, shard_name(number, count)) for number in range(count)]
 
 
-def version(wildcards):
-    """Of the code of a generator's world model and of what is sampled from it. 2: an unconditional one does not see
-    channels that are no target."""
+def model_version(wildcards):
+    """Of the code of a generator's world model. 2: an unconditional one does not see channels that are no target."""
     model = experiment.generators[wildcards.generator].world_model
     return 1 if model is None or model.conditional else 2
+
+
+def shards_version(wildcards):
+    """Of the code behind a generator's transitions."""
+    return model_version(wildcards), SHARDS_VERSION
 
 
 def part(name):

@@ -20,7 +20,7 @@ rule train_world_model:
         runtime=growing(480),
         gpu=0,
     params:
-        version=version,
+        version=model_version,
         settings=part("world_model"),
         compute=COMPUTE,
         dataset=dataset_folder,

@@ -19,7 +19,7 @@ rule synthesize:
         runtime=growing(240),
         gpu=0,
     params:
-        version=version,
+        version=shards_version,
         settings=part("synthesis"),
         compute=COMPUTE,
         dataset=dataset_folder,
@@ -51,7 +51,7 @@ rule seal_synthetic:
         runtime=growing(60),
         gpu=0,
     params:
-        version=version,
+        version=shards_version,
         settings=part("synthesis"),
         dataset=dataset_folder,
         models=model_options,
