@@ -193,6 +193,14 @@ def gaussian_noise(steps: int, samples: int = SAMPLES) -> Tensor:
     return torch.randn(steps, samples, 2, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.parametrize(("temperature", "kept"), [(0.5, 0.097), (1.0, 0.388), (1.5, 0.873)])
+def test_three_of_five_levels_narrow_a_gaussian_also_at_temperature_1(temperature: float, kept: float) -> None:
+    """What docs/method.md says of the default sampler: this share of a unit variance, by the exact denoiser."""
+    noise = gaussian_noise(3, 100_000).double()
+    found = sample_ddpm(lambda noisy, sigma: noisy / (1 + sigma**2), noise, cosine_sigmas(5, 3), temperature)
+    assert float(found.var()) == pytest.approx(kept, rel=0.01)
+
+
 # With the posterior's own variance DDPM falls short of the data's by a share of some 1 / steps, so that it needs more.
 @pytest.mark.parametrize(
     ("sampler", "sigmas"),

@@ -92,7 +92,7 @@ class ExportSettings:
     base_url: str | None = setting("where D4RL's files are fetched from; null: their own server", None, minLength=1)
     rows_per_shard: int = setting("rows of one Parquet shard", 100_000, minimum=1)
     held_out_fraction: float = setting(
-        "share of episodes that world model and inverse dynamics never see", 0.1, exclusiveMinimum=0, maximum=0.5
+        "share of episodes that the models never see, at least one and never all", 0.1, exclusiveMinimum=0, maximum=0.5
     )
     seed: int = setting("seed of collection and of the split", 0, minimum=0)
 
