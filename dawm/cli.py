@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dawm import stages
+from dawm.config import LEARNER_SETTINGS
 from dawm.errors import InputError, StoppedError
 
 Stage = Callable[[argparse.Namespace], int | None]
@@ -133,7 +134,7 @@ def _add_learners(command: Command) -> None:
     made.add_argument(
         "--compile", choices=["none", "graphs"], default="none", help="CUDA graphs: one launch for each gradient step"
     )
-    made.add_argument("--algorithm", required=True, choices=["td3_bc", "iql", "bc", "bc_10"])
+    made.add_argument("--algorithm", required=True, choices=list(LEARNER_SETTINGS))
     made.add_argument("--synthetic", type=Path, nargs="+", help="folder of synthetic transitions, or one for each seed")
     made.add_argument("--real-fraction", type=float, default=1.0, help="share of real transitions per batch")
     made = command("evaluate", stages.evaluate, "let a saved policy act in its environment", "seed")

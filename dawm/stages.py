@@ -161,9 +161,10 @@ def _rollouts(
 
 
 def train_policy(parsed: argparse.Namespace) -> None:
-    from dawm.offline_rl.training import LEARNERS, PolicyRun, train_policies
+    from dawm.config import LEARNER_SETTINGS
+    from dawm.offline_rl.training import PolicyRun, train_policies
 
-    settings = _settings(parsed, LEARNERS[parsed.algorithm][1])
+    settings = _settings(parsed, LEARNER_SETTINGS[parsed.algorithm])
     if not 0 <= parsed.real_fraction <= 1:
         raise InputError(f"--real-fraction: expected a number from 0 to 1, found {parsed.real_fraction}")
     seeds, outputs, synthetic = parsed.seed, parsed.output, parsed.synthetic or [None]

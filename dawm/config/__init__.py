@@ -39,6 +39,7 @@ from dawm.config.generation import (
     WorldModelSettings,
 )
 from dawm.config.learners import (
+    LEARNER_SETTINGS,
     AlgorithmsSettings,
     BCSettings,
     BestBCSettings,
@@ -55,6 +56,7 @@ from dawm.config.schema import json_schema
 __all__ = [
     "D4RL",
     "HDF5",
+    "LEARNER_SETTINGS",
     "LOCAL",
     "LOCOMOTION",
     "MINARI",

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
 
 from dawm.config.compute import ComputeSettings
 from dawm.config.data import MINARI, ExportSettings, InspectionSettings, check_source
 from dawm.config.fields import SLUG, setting
-from dawm.config.learners import AlgorithmsSettings, LearnerSettings
+from dawm.config.learners import VALUED, Algorithm, AlgorithmsSettings, LearnerSettings
 from dawm.config.recipes import GeneratorSettings
 from dawm.errors import InputError
 
 PUBLISHED = "published"
 """Of results, beside the experiments: the copies that docs quote."""
-VALUED = ("td3_bc", "iql")
-"""Learners of values, to whom a discount matters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +24,7 @@ class AugmentationSettings:
         "share of real transitions per batch; 1: real only, 0: synthetic only", minimum=0, maximum=1
     )
     generator: str | None = setting("which of `generators` the others are from; null: the one of the arm's name", None)
-    algorithms: tuple[Literal["td3_bc", "iql", "bc", "bc_10"], ...] | None = setting(
+    algorithms: tuple[Algorithm, ...] | None = setting(
         "the learners of this arm; null: all", None, minItems=1, uniqueItems=True
     )
 

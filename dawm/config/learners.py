@@ -7,6 +7,10 @@ from typing import Literal
 
 from dawm.config.fields import setting
 
+Algorithm = Literal["td3_bc", "iql", "bc", "bc_10"]
+VALUED = ("td3_bc", "iql")
+"""Learners of values, to whom a discount matters."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerSettings:
@@ -86,3 +90,11 @@ class AlgorithmsSettings:
     iql: IQLSettings | None = setting("IQL", None)
     bc: BCSettings | None = setting("behaviour cloning", None)
     bc_10: BestBCSettings | None = setting("10 % BC", None)
+
+
+LEARNER_SETTINGS: dict[Algorithm, type[LearnerSettings]] = {
+    "td3_bc": TD3BCSettings,
+    "iql": IQLSettings,
+    "bc": BCSettings,
+    "bc_10": BestBCSettings,
+}

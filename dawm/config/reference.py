@@ -35,12 +35,7 @@ from dawm.config.generation import (
     ThresholdSettings,
     WorldModelSettings,
 )
-from dawm.config.learners import (
-    BCSettings,
-    BestBCSettings,
-    IQLSettings,
-    TD3BCSettings,
-)
+from dawm.config.learners import LEARNER_SETTINGS
 from dawm.config.reading import EXPECTED, KINDS, plain
 from dawm.config.recipes import GeneratorSettings
 from dawm.config.schema import json_schema
@@ -69,10 +64,7 @@ def key_table() -> str:
         ("generators.NAME.synthesis.request", RequestSettings),
         ("generators.NAME.synthesis.expansion", ExpansionSettings),
         ("augmentations.NAME", AugmentationSettings),
-        ("algorithms.td3_bc", TD3BCSettings),
-        ("algorithms.iql", IQLSettings),
-        ("algorithms.bc", BCSettings),
-        ("algorithms.bc_10", BestBCSettings),
+        *((f"algorithms.{name}", settings) for name, settings in LEARNER_SETTINGS.items()),
         ("assessment", AssessmentSettings),
         ("animation", AnimationSettings),
         ("steering", SteeringSettings),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dawm.checkpoints import Member, checkpoint_step
 from dawm.compute import CPU, Compute
-from dawm.config import BCSettings, BestBCSettings, IQLSettings, LearnerSettings, TD3BCSettings, as_mapping, with_preset
+from dawm.config import BCSettings, LearnerSettings, as_mapping, with_preset
 from dawm.data.files import only_writer
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import Sealed, open_sealed, unseal
@@ -41,12 +41,7 @@ from dawm.training import (
     train,
 )
 
-LEARNERS: dict[str, tuple[type[Learner[Any]], type[LearnerSettings]]] = {
-    "td3_bc": (TD3BC, TD3BCSettings),
-    "iql": (IQL, IQLSettings),
-    "bc": (BC, BCSettings),
-    "bc_10": (BC, BestBCSettings),
-}
+LEARNERS: dict[str, type[Learner[Any]]] = {"td3_bc": TD3BC, "iql": IQL, "bc": BC, "bc_10": BC}
 LOG_EVERY = 500
 
 
@@ -153,7 +148,7 @@ class PolicyTraining:
         self.mixture = Mixture(real, synthetic, real_fraction, self.units, seeds, settings.batch_size, device)
         chance = [torch.Generator().manual_seed(derived_seed(seed, "policy", "weights")) for seed in seeds]
         dims = real.observation_dim, real.action_dim
-        self.learner = LEARNERS[algorithm][0].create(settings, *dims, chance, device)
+        self.learner = LEARNERS[algorithm].create(settings, *dims, chance, device)
         noise_shape = (settings.batch_size if self.learner.noisy else 0, real.action_dim)
         self.noise = normal_draws(seeds, "target-noise", noise_shape, device)
         self.evaluator = Evaluator(self.task, settings.evaluation_episodes)
