@@ -64,11 +64,13 @@ def export(parsed: argparse.Namespace) -> None:
 def inspect(parsed: argparse.Namespace) -> int:
     from dawm.analysis.inspection import inspect, lines, save_inspection
     from dawm.config import InspectionSettings
+    from dawm.data.sealed import refuse_other
 
     settings = _settings(parsed, InspectionSettings)
-    found = inspect(parsed.dataset, settings, parsed.environment)
     slug = "-".join(re.findall("[a-z0-9]+", parsed.dataset.lower().removesuffix(".hdf5")))
     output = parsed.output or Path("inspections", slug)
+    refuse_other(output, "inspection")
+    found = inspect(parsed.dataset, settings, parsed.environment)
     save_inspection(found, settings, output)
     print(*lines(found), f"{'figure':<22}{output / 'inspection.png'}", sep="\n")
     return 1 if found.physics.alarm else 0

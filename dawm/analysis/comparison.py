@@ -32,7 +32,7 @@ from dawm.analysis.statistics import (
 from dawm.analysis.style import REFERENCE, learner_name
 from dawm.analysis.tables import LAST_EVALUATIONS
 from dawm.data.files import only_writer, read_bytes, write_csv, write_text
-from dawm.data.sealed import seal, unseal
+from dawm.data.sealed import refuse_other, seal, unseal
 from dawm.errors import InputError
 
 KEY = ["whole", "data_fraction", "algorithm", "augmentation", "seed"]
@@ -83,6 +83,7 @@ def compare(scores: Sequence[Path], output: Path) -> None:
 
     scores: tables `scores.csv` of one or several experiments; runs without a normalised score are left out.
     """
+    refuse_other(output, "comparison")
     table = read_scores(scores)
     scored = table[np.isfinite(table[SCORE])]
     found = list(panels(scored))
@@ -92,7 +93,7 @@ def compare(scores: Sequence[Path], output: Path) -> None:
         for name, (rows, columns) in TABLES.items()
     }
     with only_writer(output):
-        unseal(output)
+        unseal(output, "comparison")
         for name, rows in tables.items():
             write_csv(output / f"{name}.csv", rows)
         pages = {

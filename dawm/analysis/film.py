@@ -30,7 +30,7 @@ def film_policy(folder: Path, output: Path, seed: int, skip: str | None) -> None
     task = task_of_metadata(sealed.metadata)
     reason = skip or (None if drawable(task) else f"{task.environment} is not drawn by MuJoCo")
     with only_writer(output):
-        unseal(output)
+        unseal(output, "film")
         (output / FILM).unlink(missing_ok=True)
         if reason:
             print(f"film: no film: {reason}", file=sys.stderr)

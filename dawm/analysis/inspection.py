@@ -155,7 +155,7 @@ def save_inspection(inspection: Inspection, settings: InspectionSettings, output
 
     episodes = pd.DataFrame({"length": inspection.lengths, "return": inspection.returns})
     with only_writer(output):
-        unseal(output)
+        unseal(output, "inspection")
         write_json(output / "inspection.json", inspection.summary())
         write_csv(output / "episodes.csv", episodes)
         draw_inspection(inspection, output / "inspection.png")

@@ -19,7 +19,7 @@ from dawm.analysis.tables import CLOSED, OPEN
 from dawm.blocks import BLOCK
 from dawm.config import RequestSettings, SteeringSettings, SynthesisSettings, as_mapping
 from dawm.data.files import only_writer, write_csv
-from dawm.data.sealed import seal, unseal
+from dawm.data.sealed import refuse_other, seal, unseal
 from dawm.data.transitions import Transitions, concatenate, held_out_rows, read_transitions
 from dawm.data.windows import returns_of_steps
 from dawm.environments.evaluation import Evaluator
@@ -43,6 +43,7 @@ def steer(
     forward_dynamics: Path | None = None,
 ) -> None:
     """Writes `output`/steering.csv, sealed; `synthesis` is the recipe's, whose own request and number do not count."""
+    refuse_other(output, "steering")
     parts = Parts.load(dataset, world_model, inverse_dynamics, forward_dynamics)
     model = parts.world_model
     if not model.settings.conditional:
@@ -56,7 +57,7 @@ def steer(
             if model.settings.plans:
                 loops[CLOSED] = closed_loop(parts, ground, settings, synthesis, asked, seed)
             rows += [(loop, request, asked, *numbers) for loop, found in loops.items() for numbers in found]
-        unseal(output)
+        unseal(output, "steering")
         table = pd.DataFrame(rows, columns=COLUMNS)
         write_csv(output / "steering.csv", table)
         seal(

@@ -50,7 +50,7 @@ def write_tables(results: Path, matrix: Matrix) -> None:
         "planner": planner_table(matrix, steerings),
     }
     with only_writer(layout.tables):
-        unseal(layout.tables)
+        unseal(layout.tables, "tables")
         for name, table in tables.items():
             write_csv(layout.tables / f"{name}.csv", table)
         inputs = {run.slug: sealed for run, sealed in policies.items()}
