@@ -308,7 +308,8 @@ def verify(parsed: argparse.Namespace) -> int:
     if not found.damage:
         return 0
     print(*(f"damaged: {sentence}" for sentences in found.damage.values() for sentence in sentences), sep="\n")
-    print("To make it again:", *(f"    {command}" for command in remedies(found.damage)), sep="\n")
+    if commands := remedies(found.damage):
+        print("To make it again:", *(f"    {command}" for command in commands), sep="\n")
     return 1
 
 
