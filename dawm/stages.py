@@ -380,6 +380,9 @@ def choose_behaviour(parsed: argparse.Namespace) -> None:
     from dawm.environments.behaviour_training import choose_behaviour
     from dawm.environments.tasks import TASKS
 
+    for option in ("rungs", "episodes"):
+        if getattr(parsed, option) < 1:
+            raise InputError(f"--{option}: expected at least 1, found {getattr(parsed, option)}")
     choose_behaviour(
         TASKS[parsed.task],
         parsed.checkpoints,
