@@ -15,6 +15,8 @@ from typing import Any
 
 from dawm.errors import InputError
 
+A_DAY = 86_400
+
 
 def _settings(parsed: argparse.Namespace, cls: type[Any]) -> Any:
     return _read(parsed.settings, cls, "--settings")
@@ -318,8 +320,8 @@ def status(parsed: argparse.Namespace) -> None:
 
     from dawm.status import status
 
-    if parsed.watch is not None and not parsed.watch > 0:
-        raise InputError(f"--watch: expected a number of seconds above 0, found {parsed.watch:g}")
+    if parsed.watch is not None and not 0 < parsed.watch <= A_DAY:
+        raise InputError(f"--watch: expected a number of seconds above 0, {A_DAY:,} at most, found {parsed.watch:g}")
     while True:
         found = status(parsed.results)
         if parsed.watch is not None and sys.stdout.isatty():

@@ -106,6 +106,22 @@ def test_good_config_is_printed_with_status_0():
     assert "experiment: quickstart\n" in result.stdout
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_ends_a_stage_in_silence(unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(
+        [sys.executable, "-m", "dawm", "check-config", "config/quickstart.yaml"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=120,
+    )
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (141, b"")
+
+
 def test_help_comes_without_loading_heavy_modules():
     program = (
         "import contextlib, io, sys\n"
