@@ -284,7 +284,7 @@ def timings(parsed: argparse.Namespace) -> None:
 def compare(parsed: argparse.Namespace) -> None:
     from dawm.analysis.comparison import compare
 
-    compare(parsed.scores, parsed.output)
+    print(compare(parsed.scores, parsed.output))
 
 
 def figures(parsed: argparse.Namespace) -> None:
