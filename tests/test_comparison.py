@@ -327,6 +327,15 @@ def test_an_arm_may_have_any_name(tmp_path: Path) -> None:
     assert {"| `None` |", "| `1` |"} <= {line[: line.find("|", 2) + 1] for line in (tmp_path / "output/iqm.md").open()}
 
 
+def test_pages_round_what_the_tables_say(tmp_path: Path) -> None:
+    scores = table({"real": nothing})
+    scores["normalized_score_mean10"] = 35.3499999
+    found = written(tmp_path, scores)["aggregates"]
+    assert set(found["value"][found["statistic"] != "optimality_gap"]) == {35.35}
+    for name in ("iqm", "comparison"):
+        assert f"| {35.35:.1f} (35.4 to 35.4) |" in (tmp_path / "comparison" / f"{name}.md").read_text()
+
+
 def test_each_arm_is_told_with_the_seeds_that_it_lacks(tmp_path: Path) -> None:
     scores = table({"real": nothing, "dawm": five, "joint": noisy})
     for arm, seed in (("dawm", 2), ("joint", 3), ("joint", 4)):

@@ -114,11 +114,11 @@ def compare(scores: Sequence[Path], output: Path) -> str:
         unseal(output, "comparison")
         for name, rows in tables.items():
             write_csv(output / f"{name}.csv", rows)
-        aggregates, pairs = tables["aggregates"], tables["pairs"]
+        aggregates, pairs = as_written(tables["aggregates"]), as_written(tables["pairs"])
         pages = {
             "comparison.md": markdown(aggregates, pairs),
             "iqm.md": iqm_markdown(aggregates, pairs),
-            "scores.md": scores_markdown(scored, pairs),
+            "scores.md": scores_markdown(as_written(scored), pairs),
         }
         for name, page in pages.items():
             write_text(output / name, "\n".join([page, *(f"{note}\n" for note in notes)]))
@@ -136,6 +136,12 @@ def compare(scores: Sequence[Path], output: Path) -> str:
             },
         )
     return f"{output}: {len(scored):,} runs compared, {len(table) - len(scored):,} without a score left out"
+
+
+def as_written(table: pd.DataFrame) -> pd.DataFrame:
+    """With the numbers that `write_csv` leaves, so that pages which are made of either round alike."""
+    floats = table.select_dtypes("float").columns
+    return table.assign(**{name: [float(f"{value:.6g}") for value in table[name]] for name in floats})
 
 
 def read_scores(paths: Sequence[Path]) -> pd.DataFrame:
