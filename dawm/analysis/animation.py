@@ -137,7 +137,8 @@ def frames(oracle: Oracle, chosen: list[Rollout], settings: AnimationSettings, n
 def travelled(oracle: Oracle, states: np.ndarray) -> np.ndarray:
     """qpos [S + 1, nq] of states [S + 1, obs_dim]; what is not observed of the place is the sum of its velocity."""
     layout = oracle.task.layout
-    assert layout is not None
+    if layout is None:
+        raise InputError(f"{oracle.task.environment}: the simulator's state does not follow from its observations")
     qpos, qvel = layout.state(states)
     moved = np.cumsum(qvel[1:, : layout.hidden], axis=0) * oracle.environment.dt  # type: ignore[attr-defined]
     qpos[1:, : layout.hidden] = moved

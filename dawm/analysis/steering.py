@@ -54,8 +54,9 @@ def steer(
         for request in settings.requests:
             asked = request * float(model.return_scale)
             loops = {OPEN: open_loop(parts, ground, settings, synthesis, request, seed)}
-            if model.settings.plans:
-                loops[CLOSED] = closed_loop(parts, ground, settings, synthesis, asked, seed)
+            if model.settings.plans and parts.inverse_dynamics is not None:  # of a model that plans it never is
+                planner = Planner(model, parts.inverse_dynamics, synthesis, asked, settings.seed)
+                loops[CLOSED] = closed_loop(planner, ground, settings, seed)
             rows += [(loop, request, asked, *numbers) for loop, found in loops.items() for numbers in found]
         unseal(output, "steering")
         table = pd.DataFrame(rows, columns=COLUMNS)
@@ -144,13 +145,9 @@ def true_rewards(oracle: Oracle, starts: np.ndarray, grown: Transitions, place: 
     return total
 
 
-def closed_loop(
-    parts: Parts, ground: Ground, settings: SteeringSettings, synthesis: SynthesisSettings, asked: float, seed: int
-) -> Iterator[Measured]:
-    """What the planner earns when it asks for `asked`, and the CPU-seconds of a decision."""
-    assert parts.inverse_dynamics is not None  # a model that plans is not joint
+def closed_loop(planner: Planner, ground: Ground, settings: SteeringSettings, seed: int) -> Iterator[Measured]:
+    """What the planner earns, and the CPU-seconds of a decision."""
     task = ground.oracle.task
-    planner = Planner(parts.world_model, parts.inverse_dynamics, synthesis, asked, settings.seed)
     returns = Evaluator(task, settings.episodes).returns(planner, settings.seed, 0)
     yield measured("return", returns, np.mean, seed)
     yield measured("normalized_score", np.asarray(task.normalized_score(returns)), np.mean, seed)
