@@ -20,7 +20,7 @@ from dawm.compute import Compute
 from dawm.config import SynthesisSettings, as_mapping
 from dawm.correction import Corrector, Steps, report
 from dawm.data.files import digest_of, only_writer, read_bytes
-from dawm.data.sealed import Sealed, seal, unseal
+from dawm.data.sealed import Sealed, refuse_other, seal, unseal
 from dawm.data.transitions import (
     NOT_APPLICABLE,
     Transitions,
@@ -96,6 +96,7 @@ def write_blocks(
 ) -> None:
     """Writes shard number `shard` into `output`: make(range of blocks) for all of its blocks, at most `together` at a
     time (1 for the same bits whatever the shards). transitions: the real ones."""
+    refuse_other(output, "synthetic")
     begin, end = shard_range(settings, shard)
     progress = Progress("synthesize", (end - begin) * BLOCK)
     made: list[Transitions] = []
@@ -166,7 +167,7 @@ def seal_shards(output: Path, settings: SynthesisSettings, inputs: Mapping[str, 
                 corrected = {"correction": report(tally, found["thresholds"])}
         if not rows:
             raise InputError(f"{output}: the thresholds of `correction` dropped every transition; raise them")
-        unseal(output)
+        unseal(output, "synthetic")
         for stale in {path.name for path in output.glob("shard-*.parquet")}.difference(names):
             (output / stale).unlink()  # of another number of shards
         copied = inputs["dataset"].metadata

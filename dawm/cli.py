@@ -20,18 +20,25 @@ Command = Callable[..., argparse.ArgumentParser]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one stage; returns the exit status: 0, 1 for an alarm of `inspect` or `verify`, 2 for bad input, 143 for a
-    training that was told to stop."""
+    training that was told to stop, 130 for whatever was interrupted, 141 where nobody reads the output any more."""
     parsed = parser().parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         _check_seeds(parsed)
-        return parsed.stage(parsed) or 0
+        status = parsed.stage(parsed) or 0
+        sys.stdout.flush()
+        return status
     except InputError as error:
         print(f"dawm {parsed.command}: {error}", file=sys.stderr)
         return 2
     except StoppedError as stop:
         print(f"dawm {parsed.command}: {stop}", file=sys.stderr)
         return 128 + signal.SIGTERM
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush would complain
+        return 128 + signal.SIGPIPE
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise

@@ -90,4 +90,5 @@ def cloning_errors(model: ClonedPolicy, pairs: Pairs) -> dict[str, float]:
 
 
 def load_cloned_policy(folder: Path) -> tuple[ClonedPolicy, Sealed]:
+    """a ~ π(s) of a sealed folder, ready to use; InputError for a folder of another kind, or damaged."""
     return load_model(folder, KIND, ClonedPolicySettings, ClonedPolicy)

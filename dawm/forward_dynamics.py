@@ -163,4 +163,5 @@ def forward_errors(model: ForwardDynamics, pairs: Pairs) -> dict[str, float]:
 
 
 def load_forward_dynamics(folder: Path) -> tuple[ForwardDynamics, Sealed]:
+    """s', r = f(s, a) of a sealed folder, ready to use; InputError for a folder of another kind, or damaged."""
     return load_model(folder, KIND, ForwardDynamicsSettings, ForwardDynamics)

@@ -112,4 +112,5 @@ def infer(model: InverseDynamics, observation: Tensor, next_observation: Tensor)
 
 
 def load_inverse_dynamics(folder: Path) -> tuple[InverseDynamics, Sealed]:
+    """a = f(s, s') of a sealed folder, ready to use; InputError for a folder of another kind, or damaged."""
     return load_model(folder, KIND, InverseDynamicsSettings, InverseDynamics)

@@ -15,6 +15,8 @@ from typing import Any
 
 from dawm.errors import InputError
 
+A_DAY = 86_400
+
 
 def _settings(parsed: argparse.Namespace, cls: type[Any]) -> Any:
     return _read(parsed.settings, cls, "--settings")
@@ -64,11 +66,13 @@ def export(parsed: argparse.Namespace) -> None:
 def inspect(parsed: argparse.Namespace) -> int:
     from dawm.analysis.inspection import inspect, lines, save_inspection
     from dawm.config import InspectionSettings
+    from dawm.data.sealed import refuse_other
 
     settings = _settings(parsed, InspectionSettings)
-    found = inspect(parsed.dataset, settings, parsed.environment)
     slug = "-".join(re.findall("[a-z0-9]+", parsed.dataset.lower().removesuffix(".hdf5")))
     output = parsed.output or Path("inspections", slug)
+    refuse_other(output, "inspection")
+    found = inspect(parsed.dataset, settings, parsed.environment)
     save_inspection(found, settings, output)
     print(*lines(found), f"{'figure':<22}{output / 'inspection.png'}", sep="\n")
     return 1 if found.physics.alarm else 0
@@ -281,7 +285,7 @@ def timings(parsed: argparse.Namespace) -> None:
 def compare(parsed: argparse.Namespace) -> None:
     from dawm.analysis.comparison import compare
 
-    compare(parsed.scores, parsed.output)
+    print(compare(parsed.scores, parsed.output))
 
 
 def figures(parsed: argparse.Namespace) -> None:
@@ -307,7 +311,8 @@ def verify(parsed: argparse.Namespace) -> int:
     if not found.damage:
         return 0
     print(*(f"damaged: {sentence}" for sentences in found.damage.values() for sentence in sentences), sep="\n")
-    print("To make it again:", *(f"    {command}" for command in remedies(found.damage)), sep="\n")
+    if commands := remedies(found.damage):
+        print("To make it again:", *(f"    {command}" for command in commands), sep="\n")
     return 1
 
 
@@ -316,8 +321,8 @@ def status(parsed: argparse.Namespace) -> None:
 
     from dawm.status import status
 
-    if parsed.watch is not None and not parsed.watch > 0:
-        raise InputError(f"--watch: expected a number of seconds above 0, found {parsed.watch:g}")
+    if parsed.watch is not None and not 0 < parsed.watch <= A_DAY:
+        raise InputError(f"--watch: expected a number of seconds above 0, {A_DAY:,} at most, found {parsed.watch:g}")
     while True:
         found = status(parsed.results, parsed.target)
         if parsed.watch is not None and sys.stdout.isatty():
@@ -378,6 +383,9 @@ def choose_behaviour(parsed: argparse.Namespace) -> None:
     from dawm.environments.behaviour_training import choose_behaviour
     from dawm.environments.tasks import TASKS
 
+    for option in ("rungs", "episodes"):
+        if getattr(parsed, option) < 1:
+            raise InputError(f"--{option}: expected at least 1, found {getattr(parsed, option)}")
     choose_behaviour(
         TASKS[parsed.task],
         parsed.checkpoints,

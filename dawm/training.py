@@ -78,7 +78,7 @@ def train_and_seal(
     with only_writer(job.output):
         if take_up_finished(job):
             return
-        unseal(job.output)
+        unseal(job.output, job.kind)
         members = [Member(job.what, job.output, job.digest)]
         train(
             members,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,14 +35,22 @@ class Verification:
 
 
 def verify(results: Path) -> Verification:
-    """Reads every byte under a seal below `results`. Hidden files (checkpoints, locks) carry none."""
+    """Reads every byte under a seal below `results`. Hidden files (checkpoints, locks) carry none, and the copies that
+    git keeps are passed over."""
     if not results.is_dir():
         raise InputError(f"{results}: expected a folder of results, found none")
     copies = results / PUBLISHED
-    folders = sorted(path for path in walk(results) if any(visible(path)) and copies not in (path, *path.parents))
+    folders = sorted(
+        path
+        for path in walk(results)
+        if any(visible(path)) and copies not in (path, *path.parents) and not is_copy(path)
+    )
     sealed_folders = [folder for folder in folders if (folder / PROVENANCE).is_file()]
     if not sealed_folders:
-        raise InputError(f"{results}: expected sealed folders below, found no {PROVENANCE}")
+        copied = "copies without weights and transitions, kept by git"
+        raise InputError(
+            f"{results}: expected sealed folders below, found {copied if is_copy(results) else f'no {PROVENANCE}'}"
+        )
     opened: list[Sealed] = []
     damage: dict[Path, list[str]] = {}
     for folder in sealed_folders:
@@ -49,7 +58,7 @@ def verify(results: Path) -> Verification:
             opened.append(open_sealed(folder))
         except InputError as error:
             damage[folder] = [str(error)]
-    places = {sealed.digest: sealed.folder for sealed in opened}
+    places = {sealed.digest: sealed.folder for sealed in [*opened, *others_of(results)]}
     for sealed in opened:
         if found := [*altered(sealed), *strangers(sealed), *misplaced(sealed, places)]:
             damage[sealed.folder] = found
@@ -75,6 +84,27 @@ def is_root(folder: Path) -> bool:
     return (folder / "datasets").is_dir()
 
 
+def root_of(folder: Path) -> Path | None:
+    """The folder of the experiment that it is or belongs to."""
+    return next((path for path in (folder, *folder.parents) if is_root(path)), None)
+
+
+def is_copy(folder: Path) -> bool:
+    """Whether it is of no experiment, but among the copies that docs quote."""
+    absolute = folder.absolute()
+    return PUBLISHED in absolute.parts and root_of(absolute) is None
+
+
+def others_of(results: Path) -> Iterator[Sealed]:
+    """Where `results` is a part of an experiment: what of its other parts is whole, for inputs that are there."""
+    root = root_of(results)
+    if root in (None, results):
+        return
+    for folder in walk(root):
+        with suppress(InputError):
+            yield open_sealed(folder)
+
+
 def altered(sealed: Sealed) -> Iterator[str]:
     """Files that are not what was sealed."""
     for name in sealed.provenance["files"]:
@@ -95,14 +125,16 @@ def strangers(sealed: Sealed) -> Iterator[str]:
 
 
 def misplaced(sealed: Sealed, places: Mapping[str, Path]) -> Iterator[str]:
-    """Inputs that are not here as they were, and folders in the place of another seed's or data set's."""
+    """Of an experiment: inputs that are not here, and folders in the place of another seed's or data set's."""
+    if root_of(sealed.folder) is None:
+        return
     kind, folder, own = sealed.provenance["kind"], sealed.folder, seed_of(sealed.folder)
     if kind in TRAINED and sealed.provenance["seed"] != own:
         yield f"{folder}: expected the result of seed {own}, found that of seed {sealed.provenance['seed']}"
     for name, digest in sealed.provenance["inputs"].items():
         place = places.get(digest)
         if place is None:
-            yield f"{folder}: was made from another {name} than is here"
+            yield f"{folder}: the {name} that it was made from is not here"
         elif kind in (*TRAINED, *GROWN) and place.parent.name == "datasets" and place.name not in folder.parts:
             yield f"{folder}: expected what was made from its own data set, found what was made from {place}"
         elif kind in GROWN and seed_of(place) not in (None, own):
@@ -115,21 +147,20 @@ def seed_of(folder: Path) -> int | None:
 
 
 def remedies(damage: Mapping[Path, list[str]]) -> list[str]:
-    """Commands that take away what is damaged and make it again."""
-    commands = []
-    roots: dict[Path, None] = {}
+    """Commands that take away what is damaged of experiments and make it again."""
+    removals, runs = [], []
     for folder in damage:
-        root = next((path for path in (folder, *folder.parents) if is_root(path)), folder)
-        roots.setdefault(root)
+        root = root_of(folder)
+        if root is None:
+            continue
         if folder == root:
-            commands.append(f"rm -f {quoted(folder / PROVENANCE)} {quoted(Layout(folder).report)}")
+            removals.append(f"rm -f {quoted(folder / PROVENANCE)} {quoted(Layout(folder).report)}")
         else:
-            commands.append(f"rm -r {quoted(folder)}")
-    for root in roots:
+            removals.append(f"rm -r {quoted(folder)}")
         config = Layout(root).config
         chosen = quoted(config) if config.is_file() else "CONFIG"
-        commands.append(f"snakemake --cores all --configfile {chosen}")
-    return commands
+        runs.append(f"snakemake --cores all --configfile {chosen}")
+    return [*removals, *dict.fromkeys(runs)]
 
 
 def quoted(path: Path) -> str:

@@ -17,11 +17,11 @@ from PIL import Image
 from dawm.analysis import animation
 from dawm.analysis.animation import PAUSE, animate, composed, replayed, travelled
 from dawm.analysis.replaying import one_step_change
-from dawm.config import AnimationSettings
+from dawm.config import AnimationSettings, EnvironmentSettings
 from dawm.data.sealed import open_sealed, seal
 from dawm.data.transitions import Transitions, write_shard
 from dawm.environments.oracle import Oracle
-from dawm.environments.tasks import TASKS
+from dawm.environments.tasks import TASKS, task_of
 from dawm.errors import InputError
 from dawm.layout import shard_name
 from dawm.rendering import choose_renderer
@@ -142,6 +142,12 @@ def test_body_travels_by_its_velocity(oracle: Oracle) -> None:
     states[:, 0], states[:, 5] = 1.25, 2.0  # height, forward velocity
     np.testing.assert_allclose(travelled(oracle, states)[:, 0], 2.0 * 0.008 * np.arange(4))
     np.testing.assert_array_equal(travelled(oracle, states)[:, 1], 1.25)
+
+
+def test_body_whose_place_is_not_observed_is_refused() -> None:
+    unknown = Oracle(task_of(EnvironmentSettings(id="InvertedDoublePendulum-v5")))
+    with pytest.raises(InputError, match="the simulator's state does not follow from its observations"):
+        travelled(unknown, np.zeros((4, 9)))
 
 
 def test_caption_is_drawn_below_the_pictures() -> None:

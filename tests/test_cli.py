@@ -106,6 +106,22 @@ def test_good_config_is_printed_with_status_0():
     assert "experiment: quickstart\n" in result.stdout
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_ends_a_stage_in_silence(unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(
+        [sys.executable, "-m", "dawm", "check-config", "config/quickstart.yaml"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=120,
+    )
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (141, b"")
+
+
 def test_help_comes_without_loading_heavy_modules():
     program = (
         "import contextlib, io, sys\n"
@@ -464,6 +480,58 @@ def test_seal_refuses_a_damaged_shard_by_name(reading, small, output, capsys):
     assert str(path) in error and error.count("\n") == 1
     with pytest.raises(InputError, match=path.name):  # the former seal stays, and does not cover the damage
         read_transitions(open_sealed(output, "synthetic"))
+
+
+# --- folders that hold something else ---------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+
+@pytest.mark.parametrize("stage", [*READERS, "export", "inspect", "compare"])
+def test_what_another_stage_sealed_is_not_written_over(reading, small, output, tmp_path, stage, capsys):
+    kind = "inverse-dynamics" if stage in ("export", "train-world-model") else "dataset"
+    kept = contents(shutil.copytree(small[kind], output))
+    arguments = {
+        "export": ["--settings", json.dumps({"source": f"hdf5:{small['dataset'].parent / 'hopper_x.hdf5'}"})],
+        "inspect": [small["dataset"]],
+        "compare": [tmp_path / "scores.csv"],
+    }
+    known = [stage, *arguments[stage], "--output", output] if stage in arguments else reading(stage)
+    assert call(*known) == 2
+    error = capsys.readouterr().err
+    assert f"{output}: holds a sealed {kind}; expected an empty folder or one of kind " in error
+    assert error.count("\n") == 1 and contents(output) == kept
+
+
+def test_no_seed_loses_its_seal_where_another_s_folder_is_refused(reading, small, output, tmp_path):
+    first = tmp_path / "first"
+    arguments = reading("train-policy")[:-2]
+    assert call(*arguments, "--output", first) == 0
+    kept = contents(first)
+    shutil.copytree(small["synthetic"], output)
+    (first / ".finished.json").unlink()
+    kept.pop(".finished.json")
+    assert call(*arguments, "--seed", 0, 1, "--output", first, output) == 2
+    assert contents(first) == kept
+
+
+def test_what_another_stage_did_not_finish_is_not_written_over(reading, small, output, capsys):
+    shutil.copytree(small["dataset"], output)
+    (output / "provenance.json").unlink()
+    kept = contents(output)
+    assert call(*reading("synthesize")) == 2
+    assert f"{output}: holds an unfinished dataset; expected an empty folder or one" in capsys.readouterr().err
+    assert contents(output) == kept
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_folder_whose_seal_is_damaged_is_made_again(reading, small, output, content):
+    shutil.copytree(small["synthetic"], output)
+    (output / "provenance.json").write_text(content)
+    assert call(*reading("synthesize")) == 0
+    assert contents(output) == contents(small["synthetic"])
 
 
 # --- data that cannot serve -------------------------------------------------------------------------------------

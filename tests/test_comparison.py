@@ -281,13 +281,71 @@ def test_the_seed_that_judges_a_choice_has_no_part_in_it(tmp_path: Path) -> None
     assert found["value"].iloc[0] == pytest.approx(base + 6) and found["value"].iloc[1] < base + 6
 
 
-def test_runs_without_a_score_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_runs_without_a_score_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scores = table({"real": nothing, "dawm": five})
+    scores.to_csv(tmp_path / "all.csv", index=False)
+    scores.loc[scores["seed"] == 2, "normalized_score_mean10"] = np.nan
+    scores.to_csv(tmp_path / "some.csv", index=False)
+    for name, numbers in (("all", "20 runs compared, 0"), ("some", "16 runs compared, 4")):
+        assert main(["compare", str(tmp_path / f"{name}.csv"), "--output", str(tmp_path / name)]) == 0
+        assert capsys.readouterr().out == f"{tmp_path / name}: {numbers} without a score left out\n"
     scores["normalized_score_mean10"] = np.nan
     found = written(tmp_path, scores)
     assert all(rows.empty for rows in found.values())
     facts = open_sealed(tmp_path / "comparison", "comparison").metadata
     assert (facts["runs"], facts["runs_without_score"]) == (0, 20)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        *((name, "", "a name") for name in ("whole", "algorithm", "augmentation")),
+        *(("seed", value, "a whole number from 0") for value in ("", "nan", "inf", "-1", "0.5", "1e300")),
+        *(("data_fraction", value, "a number above 0 and at most 1") for value in ("", "0", "1.5", "nan", "-inf")),
+        *(("episodes", value, "a whole number from 1") for value in ("", "inf", "0", "2.5", "many")),
+        *(("world_model_seed", value, "a whole number from 0, or nothing") for value in ("inf", "0.5", "first")),
+        ("normalized_score_mean10", "good", "a number, or nothing"),
+    ],
+)
+def test_a_value_that_is_no_run_s_is_refused_with_its_place(
+    column: str, value: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = table({"real": nothing, "dawm": five}).astype({column: object})
+    scores.loc[6, column] = value
+    path = tmp_path / "scores.csv"
+    scores.to_csv(path, index=False)
+    assert main(["compare", str(path), "--output", str(tmp_path / "output")]) == 2
+    sentence = f"dawm compare: {path}: column '{column}', row 7: expected {expected}, found '{value}'\n"
+    assert capsys.readouterr().err == sentence
+    assert not (tmp_path / "output").exists()
+
+
+def test_an_arm_may_have_any_name(tmp_path: Path) -> None:
+    compare_to = tmp_path / "scores.csv"
+    table({"real": nothing, "None": five, "1": five}).to_csv(compare_to, index=False)
+    assert main(["compare", str(compare_to), "--output", str(tmp_path / "output")]) == 0
+    assert {"| `None` |", "| `1` |"} <= {line[: line.find("|", 2) + 1] for line in (tmp_path / "output/iqm.md").open()}
+
+
+def test_pages_round_what_the_tables_say(tmp_path: Path) -> None:
+    scores = table({"real": nothing})
+    scores["normalized_score_mean10"] = 35.3499999
+    found = written(tmp_path, scores)["aggregates"]
+    assert set(found["value"][found["statistic"] != "optimality_gap"]) == {35.35}
+    for name in ("iqm", "comparison"):
+        assert f"| {35.35:.1f} (35.4 to 35.4) |" in (tmp_path / "comparison" / f"{name}.md").read_text()
+
+
+def test_each_arm_is_told_with_the_seeds_that_it_lacks(tmp_path: Path) -> None:
+    scores = table({"real": nothing, "dawm": five, "joint": noisy})
+    for arm, seed in (("dawm", 2), ("joint", 3), ("joint", 4)):
+        lost = (scores["augmentation"] == arm) & (scores["seed"] == seed) & (scores["whole"] == TASKS[0])
+        scores.loc[lost, "normalized_score_mean10"] = np.nan
+    written(tmp_path, scores)
+    why = "since `dawm` has no score with seed 2, and `joint` has no score with seed 3, 4"
+    assert open_sealed(tmp_path / "comparison", "comparison").metadata["notes"] == [
+        f"TD3+BC: {TASKS[0]} is in no IQM and no comparison, {why}."
+    ]
 
 
 def test_bad_tables_are_refused_with_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -299,7 +357,11 @@ def test_bad_tables_are_refused_with_one_sentence(tmp_path: Path, capsys: pytest
             "expected every run once, found hopper-medium/1.0/",
         ),
         "column": (scores.drop(columns="whole"), "found no column 'whole'"),
-        "text": (scores.astype({"seed": str}).replace({"seed": {"0": "first"}}), "column 'seed': expected numbers"),
+        "text": (
+            scores.astype({"seed": str}).replace({"seed": {"1": "first"}}),
+            "column 'seed', row 2: expected a whole number from 0, found 'first'",
+        ),
+        "header": (scores.iloc[:0], "expected at least one run, found none"),
         "apart": (apart, "td3_bc: expected arms with data sets and seeds in common, found none"),
     }
     for name, (rows, sentence) in cases.items():
@@ -319,7 +381,7 @@ def test_bad_tables_are_refused_with_one_sentence(tmp_path: Path, capsys: pytest
         ("scores.csv.gz", b"\x1f\x8b\x08\x00 and not a word of gzip", "expected a table scores.csv, found: "),
         ("long.csv", b"a,b\n" + b"1," * 10_000 + b'"\n', "expected a table scores.csv, found: "),
         ("header.csv", b"whole,data_fraction\n", "expected a table scores.csv, found no column 'algorithm'"),
-        ("value.csv", None, "column 'seed': expected numbers, found: "),
+        ("value.csv", None, "column 'seed', row 1: expected a whole number from 0, found 'xxx"),
     ],
 )
 def test_what_is_no_table_is_told_in_a_short_sentence(

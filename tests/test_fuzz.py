@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
 from torch import nn
 
-from dawm.analysis.comparison import read_scores
+from dawm.analysis.comparison import SCORE, panels, read_scores
 from dawm.checkpoints import CHECKPOINT, Member, State, read_checkpoint, save_checkpoints
 from dawm.config import Experiment, ExportSettings, load_experiment
 from dawm.data.export import export
@@ -288,7 +288,15 @@ SCORES = Path(__file__).resolve().parents[1] / "results/published/quickstart/tab
 def test_scores(tmp_path_factory: pytest.TempPathFactory, edits: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "scores.csv"
     path.write_bytes(mutated(SCORES.read_bytes(), edits))
-    taken_or_refused(lambda: read_scores([path]), path)
+
+    def compared() -> None:
+        table = read_scores([path])
+        try:
+            list(panels(table[np.isfinite(table[SCORE])]))
+        except InputError as error:
+            assert str(error).endswith("expected arms with data sets and seeds in common, found none")
+
+    taken_or_refused(compared, path)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "a/../../secret", ".", ""])

@@ -301,3 +301,25 @@ def test_altered_folder_is_refused(tmp_path: Path) -> None:
     shard.write_bytes(content)
     with pytest.raises(InputError, match="SHA-256"):
         inspect(str(tmp_path), SETTINGS)
+
+
+UNKNOWN = "expected a sealed folder, a file *.hdf5, or a source such as d4rl/hopper-medium-v2 or minari/ID, found"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "sentence"),
+    [
+        ("nothere", f"nothere: {UNKNOWN} nothing there"),
+        ("folder", f"folder: {UNKNOWN} a folder without provenance.json"),
+        ("notes.txt", f"notes.txt: {UNKNOWN} a file"),
+        ("part/x", "part/x: expected the folder that export wrote of a part, found its source"),
+        ("random", "--environment: expected an ID such as Pendulum-v1 for the source random, found none"),
+    ],
+)
+def test_what_cannot_be_inspected_is_told_from_what_can(
+    dataset: str, sentence: str, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "notes.txt").touch()
+    assert refused(dataset) == f"dawm inspect: {sentence}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dawm.cli import main
 from dawm.config import ExportSettings
 from dawm.data.export import export
 from dawm.data.sealed import open_sealed
@@ -119,15 +121,21 @@ def test_ladder_is_chosen_by_returns_evenly_spaced_up_to_medium() -> None:
     assert choose_ladder(returns, 80, 2) == [10, 20]  # nothing trained for longer than the medium
 
 
-def test_choice_among_checkpoints_is_made_under_exploration_noise(tmp_path: Path) -> None:
-    """The ladder's own files as a training: the noiseless table lies about the last one, the noisy choice does not."""
+def trained(folder: Path) -> list[tuple[int, float]]:
+    """The ladder's own files as a training; rows of its table, which claims too much for the first."""
     source = behaviour_files("hopper", "policies")
     rows = [(int(path.stem), 200.0 + 100 * number) for number, path in enumerate(source)]
-    rows[0] = (rows[0][0], 5000.0)  # so it claims
+    rows[0] = (rows[0][0], 5000.0)
     for path in source:
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    with open(tmp_path / "checkpoints.csv", "w", newline="") as file:
+        shutil.copy(path, folder)
+    with open(folder / "checkpoints.csv", "w", newline="") as file:
         csv.writer(file).writerows([("step", "mean_return"), *rows])
+    return rows
+
+
+def test_choice_among_checkpoints_is_made_under_exploration_noise(tmp_path: Path) -> None:
+    """The noiseless table lies about the first one, the noisy choice does not."""
+    rows = trained(tmp_path)
     output = tmp_path / "chosen"
     choose_behaviour(TASKS["hopper"], tmp_path, output, medium_return=500, rungs=3, episodes=3)
     with open(output / "candidates.csv", newline="") as file:
@@ -137,3 +145,55 @@ def test_choice_among_checkpoints_is_made_under_exploration_noise(tmp_path: Path
     assert (output / "expert.safetensors").read_bytes() == (tmp_path / f"{best:08d}.safetensors").read_bytes()
     nearest = min(noisy, key=lambda step: abs(noisy[step] - 500))
     assert (output / "medium.safetensors").read_bytes() == (tmp_path / f"{nearest:08d}.safetensors").read_bytes()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+TABLES = {
+    "other columns": "a,b\n1,2\n",
+    "words": "step,mean_return\n1,good\n",
+    "a short row": "step,mean_return\n1\n",
+    "no number": "step,mean_return\n10000,nan\n",
+    "no row": "step,mean_return\n",
+}
+
+
+@pytest.mark.parametrize("spoiled", ["--output", "a training's", "missing", "cut", "another task's", *TABLES])
+def test_choice_that_cannot_be_made_loses_nothing(
+    spoiled: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = tmp_path / "trained", tmp_path / "chosen"
+    for each in (folder, output):
+        each.mkdir()
+        trained(each)
+    if spoiled != "a training's":
+        (output / "candidates.csv").write_text("for,step\n")
+    checkpoint = folder / "00010000.safetensors"
+    named = {"--output": folder, "a training's": output}.get(spoiled, checkpoint)
+    if spoiled in TABLES:
+        named = folder / "checkpoints.csv"
+        named.write_text(TABLES[spoiled])
+    elif spoiled == "missing":
+        checkpoint.unlink()
+    elif spoiled == "cut":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
+    elif spoiled == "another task's":
+        shutil.copy(behaviour_files("walker2d", "medium")[0], checkpoint)
+    before = contents(tmp_path)
+    arguments = ["--task", "hopper", "--checkpoints", str(folder), "--medium-return", "500", "--episodes", "1"]
+    chosen = folder if spoiled == "--output" else output
+    assert main(["choose-behaviour", *arguments, "--output", str(chosen)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"dawm choose-behaviour: {named}: ") and error.count("\n") == 1
+    assert "expected" in error and contents(tmp_path) == before
+
+
+def test_a_choice_takes_the_place_of_a_former_one(tmp_path: Path) -> None:
+    trained(tmp_path)
+    output = tmp_path / "chosen"
+    for medium in (500, 400):
+        choose_behaviour(TASKS["hopper"], tmp_path, output, medium_return=medium, rungs=1, episodes=1)
+    policies = {path.stem for path in output.glob("*.safetensors")}
+    assert {"medium", "expert"} < policies and len(policies) == 3

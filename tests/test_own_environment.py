@@ -21,6 +21,7 @@ from dawm.config import (
     TerminationSettings,
     WorldModelSettings,
     load_experiment,
+    read,
 )
 from dawm.data.export import export
 from dawm.data.normalizers import ActionScaler
@@ -139,6 +140,23 @@ def test_termination_by_leaving_bounds_or_reaching_a_goal(alive: tuple, goal: tu
     assert task_of(settings).terminated(states).tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("bound", "sentence"),
+    [
+        ({"dimension": 0}, "above, below: expected one or both, found neither"),
+        ({"dimension": 0, "above": 0.2, "below": -0.2}, "below: expected more than above (0.2), found -0.2"),
+        ({"dimension": 0, "above": 1, "below": 1}, "below: expected more than above (1.0), found 1.0"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["alive", "goal"])
+def test_bounds_that_nothing_or_everything_is_within_are_refused(
+    bound: dict[str, Any], sentence: str, kind: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        read(EnvironmentSettings, {"id": "Drift-v0", "termination": {kind: [bound]}}, "config.yaml")
+    assert str(refused.value) == f"config.yaml: termination.{kind}.0.{sentence}"
+
+
 def test_unknown_termination_is_said() -> None:
     with pytest.raises(InputError, match="Drift-v0: no termination function is known; give `termination`"):
         task_of(DRIFT).terminated(np.zeros((1, 2)))
@@ -151,7 +169,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"id": "no_such_module:Env-v0"}, "gymnasium cannot make 'no_such_module:Env-v0'"),
     ({"id": "Drift-v0", "arguments": {"speed": 3.0}}, "gymnasium cannot make 'Drift-v0'"),
     (
-        {"id": "Drift-v0", "termination": TerminationSettings(alive=(BoundSettings(dimension=2),))},
+        {"id": "Drift-v0", "termination": TerminationSettings(alive=(BoundSettings(dimension=2, above=0.0),))},
         "expected dimensions from 0 to 1 for Drift-v0, found 2",
     ),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +80,13 @@ def test_parts_without_their_whole_are_refused(
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1
     assert not (tmp_path / "part").exists()
+
+
+def test_a_part_is_not_written_over_its_whole(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = shutil.copytree(dataset, tmp_path / "whole")
+    settings = "{source: part/hopper, fraction: 0.5}"
+    assert main(["export", "--settings", settings, "--parent", str(whole), "--output", str(whole)]) == 2
+    assert f"{whole}: expected another folder than that of the data set it is a part of" in capsys.readouterr().err
+    assert len(read_transitions(open_sealed(whole, "dataset"))) == 3000

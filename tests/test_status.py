@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -198,6 +199,20 @@ def test_watching_ends_when_all_is_complete(layout: Layout, capsys: pytest.Captu
             path.write_text("{}\n")
     assert main(["status", str(layout.root), "--watch", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"{layout.root}: 20 complete"
-    assert main(["status", str(layout.root), "--watch", "0"]) == 2
     shutil.rmtree(layout.tables)
     assert not status(layout.root).complete
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "1e300"])
+def test_watching_at_no_time_is_refused(seconds: str, layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(layout.root), f"--watch={seconds}"]) == 2
+    expected = f"dawm status: --watch: expected a number of seconds above 0, 86,400 at most, found {float(seconds):g}\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_watching_ends_in_silence_when_it_is_interrupted(layout: Layout) -> None:
+    command = [sys.executable, "-m", "dawm", "status", str(layout.root), "--watch", "60"]
+    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert watching.stdout is not None and watching.stdout.readline().startswith(str(layout.root))
+    watching.send_signal(signal.SIGINT)
+    assert watching.communicate(timeout=60)[1] == "" and watching.returncode == 130

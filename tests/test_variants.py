@@ -149,7 +149,7 @@ def test_an_unconditional_model_of_the_code_that_hid_no_channel_is_refused(
     folder = shutil.copytree(made / "world-model", tmp_path / "old")
     facts = {key: value for key, value in sealed.metadata.items() if key not in ("kind", "hidden_channels")}
     told = sealed.provenance
-    unseal(folder)
+    unseal(folder, "world-model")
     seal(folder, "world-model", files=list(told["files"]), settings=told["settings"], seed=told["seed"], metadata=facts)
     if model.settings.conditional:
         load_world_model(folder)

@@ -133,7 +133,7 @@ def test_what_was_made_from_other_data_is_found(results: Path) -> None:
     )
     shutil.rmtree(layout.dataset("walker2d"))
     layout.dataset("hopper").mkdir()
-    assert f"{policy}: was made from another dataset than is here" in complaints(results)
+    assert f"{policy}: the dataset that it was made from is not here" in complaints(results)
 
 
 def test_a_stranger_among_sealed_files_is_found(results: Path) -> None:
@@ -155,6 +155,52 @@ def test_names_of_unsealed_folders_hide_no_data_set(results: Path) -> None:
 def test_copies_that_docs_quote_are_no_experiments(results: Path) -> None:
     shutil.copytree(results / "datasets", results.parent / "published" / "tiny" / "datasets")
     assert verify(results.parent).folders == 7
+
+
+@pytest.mark.parametrize("below", [(), ("tiny",), ("tiny", "policies")])
+def test_copies_are_refused_in_one_sentence(
+    below: tuple[str, ...], results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = results.parent / "published"
+    shutil.copytree(results / "policies", published / "tiny" / "policies")
+    (next((published / "tiny").rglob("policy.safetensors"))).unlink()
+    for given, here in ((published.joinpath(*below), Path.cwd()), (Path(), published.joinpath(*below))):
+        monkeypatch.chdir(here)
+        assert main(["verify", str(given)]) == 2
+        said = capsys.readouterr()
+        assert "expected sealed folders below, found copies without weights and transitions, kept by git" in said.err
+        assert not said.out and said.err.count("\n") == 1
+
+
+def test_an_experiment_below_a_folder_of_that_name_is_verified(results: Path) -> None:
+    moved = results.parent / "published" / "repository" / "results" / "tiny"
+    shutil.copytree(results, moved)
+    for folder in (moved, moved.parent):
+        assert verify(folder).folders == 7 and not verify(folder).damage
+
+
+def test_a_part_of_an_experiment_knows_the_inputs_beside_it(results: Path) -> None:
+    found = verify(results / "policies")
+    assert found.folders == 2 and not found.damage
+
+
+def test_what_belongs_to_no_experiment_may_lie_anywhere_and_gets_no_commands(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = shutil.copytree(Layout(results).policy(Run("hopper", "bc", "real", 1)), results.parent / "mine" / "policy")
+    assert main(["verify", str(alone)]) == 0
+    (alone / "metrics.csv").write_text("step\n")
+    assert main(["verify", str(alone)]) == 1
+    said = capsys.readouterr().out
+    assert f"damaged: {alone / 'metrics.csv'}: " in said and "To make it again" not in said and "rm -" not in said
+
+
+def test_each_command_is_told_once(results: Path) -> None:
+    other = shutil.copytree(results, results.parent / "other")
+    for root in (results, other):
+        Layout(root).config.unlink()
+    damage = {root / folder: ["altered"] for root in (results, other) for folder in ("datasets/hopper", "policies")}
+    assert remedies(damage)[4:] == ["snakemake --cores all --configfile CONFIG"]
 
 
 def test_a_folder_without_its_seal_is_unfinished_and_no_damage(results: Path) -> None:

@@ -19,7 +19,7 @@ from dawm.analysis.fidelity import held_out_rows_of_sources
 from dawm.analysis.replaying import one_step_change, state_error
 from dawm.config import AnimationSettings, as_mapping
 from dawm.data.files import only_writer, whole_file
-from dawm.data.sealed import Sealed, open_sealed, seal, unseal
+from dawm.data.sealed import Sealed, open_sealed, refuse_other, seal, unseal
 from dawm.data.transitions import Transitions, held_out_rows, read_transitions
 from dawm.environments.oracle import Oracle
 from dawm.environments.tasks import task_of_metadata
@@ -46,6 +46,7 @@ def animate(
 ) -> None:
     """Writes `output`/rollouts.gif, sealed; where nothing can be drawn, metadata.json says why. `name` is the recipe's,
     for the caption; `skip`: why there is no renderer (see `dawm.rendering`)."""
+    refuse_other(output, "animation")
     data, grown_seal = open_sealed(dataset, "dataset"), open_sealed(synthetic, "synthetic")
     if grown_seal.provenance["inputs"]["dataset"] != data.digest:
         raise InputError(f"{synthetic}: was not made from {dataset}; synthesize again")
@@ -55,7 +56,7 @@ def animate(
     if not reason and not chosen:
         reason = "no held-out trajectory goes on to its end from a state that its observation tells"
     with only_writer(output):
-        unseal(output)
+        unseal(output, "animation")
         (output / GIF).unlink(missing_ok=True)
         if reason:
             print(f"animate: no animation: {reason}", file=sys.stderr)
@@ -136,7 +137,8 @@ def frames(oracle: Oracle, chosen: list[Rollout], settings: AnimationSettings, n
 def travelled(oracle: Oracle, states: np.ndarray) -> np.ndarray:
     """qpos [S + 1, nq] of states [S + 1, obs_dim]; what is not observed of the place is the sum of its velocity."""
     layout = oracle.task.layout
-    assert layout is not None
+    if layout is None:
+        raise InputError(f"{oracle.task.environment}: the simulator's state does not follow from its observations")
     qpos, qvel = layout.state(states)
     moved = np.cumsum(qvel[1:, : layout.hidden], axis=0) * oracle.environment.dt  # type: ignore[attr-defined]
     qpos[1:, : layout.hidden] = moved

@@ -32,11 +32,27 @@ from dawm.analysis.statistics import (
 from dawm.analysis.style import REFERENCE, learner_name
 from dawm.analysis.tables import LAST_EVALUATIONS
 from dawm.data.files import only_writer, read_bytes, write_csv, write_text
-from dawm.data.sealed import seal, unseal
+from dawm.data.sealed import refuse_other, seal, unseal
 from dawm.errors import InputError
 
 KEY = ["whole", "data_fraction", "algorithm", "augmentation", "seed"]
-NUMBERS = ["world_model_seed", "episodes", SCORE]
+NAMES = ["whole", "algorithm", "augmentation"]
+EMPTY = ["", "nan", "na", "<na>", "none", "null"]
+LARGEST_SEED = 2**53
+
+
+def _is_seed(values: pd.Series) -> pd.Series:
+    return (values >= 0) & (values <= LARGEST_SEED) & (values % 1 == 0)
+
+
+NUMBERS: dict[str, tuple[str, Callable[[pd.Series, pd.Series], pd.Series]]] = {
+    "data_fraction": ("a number above 0 and at most 1", lambda values, _: (values > 0) & (values <= 1)),
+    "seed": ("a whole number from 0", lambda values, _: _is_seed(values)),
+    "world_model_seed": ("a whole number from 0, or nothing", lambda values, empty: _is_seed(values) | empty),
+    "episodes": ("a whole number from 1", lambda values, _: _is_seed(values) & (values >= 1)),
+    SCORE: ("a number, or nothing", lambda values, empty: values.notna() | empty),
+}
+"""Of a column, what is expected, and which rows are so; these are given the numbers, and where there is nothing."""
 VARIANT = "__"
 """Between an arm's name and what is different in one of its variants."""
 THRESHOLDS = np.arange(0.0, 121.0, 2.0)
@@ -78,11 +94,14 @@ class Panel:
         return np.take_along_axis(self.scores[arm][None], self.others, axis=2)
 
 
-def compare(scores: Sequence[Path], output: Path) -> None:
-    """Writes `output`: a CSV file for each of TABLES, the same for people in Markdown, and figures, sealed.
+def compare(scores: Sequence[Path], output: Path) -> str:
+    """Writes `output`: a CSV file for each of TABLES, the same for people in Markdown, and figures, sealed; returns a
+    sentence about it.
 
-    scores: tables `scores.csv` of one or several experiments; runs without a normalised score are left out.
+    scores: tables `scores.csv` of one or several experiments; runs without a normalised score are left out, and
+    counted: all of them where an environment has no reference returns.
     """
+    refuse_other(output, "comparison")
     table = read_scores(scores)
     scored = table[np.isfinite(table[SCORE])]
     found = list(panels(scored))
@@ -92,13 +111,14 @@ def compare(scores: Sequence[Path], output: Path) -> None:
         for name, (rows, columns) in TABLES.items()
     }
     with only_writer(output):
-        unseal(output)
+        unseal(output, "comparison")
         for name, rows in tables.items():
             write_csv(output / f"{name}.csv", rows)
+        aggregates, pairs = as_written(tables["aggregates"]), as_written(tables["pairs"])
         pages = {
-            "comparison.md": markdown(tables["aggregates"], tables["pairs"]),
-            "iqm.md": iqm_markdown(tables["aggregates"], tables["pairs"]),
-            "scores.md": scores_markdown(scored, tables["pairs"]),
+            "comparison.md": markdown(aggregates, pairs),
+            "iqm.md": iqm_markdown(aggregates, pairs),
+            "scores.md": scores_markdown(as_written(scored), pairs),
         }
         for name, page in pages.items():
             write_text(output / name, "\n".join([page, *(f"{note}\n" for note in notes)]))
@@ -115,6 +135,13 @@ def compare(scores: Sequence[Path], output: Path) -> None:
                 "notes": notes,
             },
         )
+    return f"{output}: {len(scored):,} runs compared, {len(table) - len(scored):,} without a score left out"
+
+
+def as_written(table: pd.DataFrame) -> pd.DataFrame:
+    """With the numbers that `write_csv` leaves, so that pages which are made of either round alike."""
+    floats = table.select_dtypes("float").columns
+    return table.assign(**{name: [float(f"{value:.6g}") for value in table[name]] for name in floats})
 
 
 def read_scores(paths: Sequence[Path]) -> pd.DataFrame:
@@ -129,7 +156,7 @@ def read_scores(paths: Sequence[Path]) -> pd.DataFrame:
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, compression=None)
+        table = pd.read_csv(path, compression=None, dtype=str, keep_default_na=False).fillna("")
     except OSError as error:
         raise InputError(f"{path}: expected a table scores.csv, found: {error.strerror or error}") from error
     except ValueError as error:
@@ -137,12 +164,25 @@ def _read(path: Path) -> pd.DataFrame:
     absent = [name for name in (*KEY, *NUMBERS) if name not in table]
     if absent:
         raise InputError(f"{path}: expected a table scores.csv, found no column {absent[0]!r}")
-    for name in ("data_fraction", "seed", *NUMBERS):
-        try:
-            table[name] = pd.to_numeric(table[name])
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{path}: column {name!r}: expected numbers, found: {error!s:.200}") from error
-    return table
+    if table.empty:
+        raise InputError(f"{path}: expected at least one run, found none")
+    for name in NAMES:
+        _check(path, table[name], table[name].str.strip() != "", "a name")
+    for name, (expected, fits) in NUMBERS.items():
+        values = pd.to_numeric(table[name], errors="coerce").astype(float)
+        empty = table[name].str.strip().str.lower().isin(EMPTY)
+        _check(path, table[name], fits(values, empty), expected)
+        table[name] = values
+    return table.astype({"seed": int})
+
+
+def _check(path: Path, column: pd.Series, fits: pd.Series, expected: str) -> None:
+    """Rows count from 1."""
+    if not fits.all():
+        row = int(np.flatnonzero(~fits)[0])
+        raise InputError(
+            f"{path}: column {column.name!r}, row {row + 1}: expected {expected}, found {column.iloc[row]!r:.50}"
+        )
 
 
 def panels(table: pd.DataFrame) -> Iterator[Panel]:
@@ -171,11 +211,15 @@ def left_out(wide: pd.DataFrame, tasks: Sequence[str]) -> Iterator[str]:
         lacking = gaps.any(axis=1)
         if task in tasks and not lacking.any():
             continue
-        seeds = ", ".join(str(seed) for _, seed in rows.index[lacking])
-        without = ", ".join(f"`{arm}`" for arm in rows if gaps[arm].any())
-        why = f"{without} has no score with seed {seeds}" if seeds else "other data sets have more seeds"
-        what = f"seed {seeds} of {task}" if task in tasks else task
+        seeds = rows.index.get_level_values("seed")
+        without = [f"`{arm}` has no score with seed {_listed(seeds[gaps[arm]])}" for arm in rows if gaps[arm].any()]
+        why = ", and ".join(without) or "other data sets have more seeds"
+        what = f"seed {_listed(seeds[lacking])} of {task}" if task in tasks else task
         yield f"{what} is in no IQM and no comparison, since {why}"
+
+
+def _listed(seeds: pd.Index) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def alike(rows: pd.DataFrame) -> Iterator[str]:

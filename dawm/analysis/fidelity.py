@@ -19,7 +19,7 @@ from dawm.analysis.replaying import Errors, errors_at_best_actions, one_step_cha
 from dawm.analysis.statistics import Statistic, bootstrap_interval
 from dawm.config import AssessmentSettings, as_mapping
 from dawm.data.files import only_writer, write_csv
-from dawm.data.sealed import open_sealed, seal, unseal
+from dawm.data.sealed import open_sealed, refuse_other, seal, unseal
 from dawm.data.transitions import Transitions, held_out_rows, read_transitions
 from dawm.dynamics import usable_pairs
 from dawm.environments.oracle import Oracle
@@ -126,6 +126,7 @@ def assess(
     Only transitions that grew from held-out episodes are judged; of a model that is given no start, all. `name` is the
     arm's, in the table.
     """
+    refuse_other(output, "assessment")
     data, imagined_seal = open_sealed(dataset, "dataset"), open_sealed(synthetic, "synthetic")
     inverse, inputs = None, {"dataset": data}
     if inverse_dynamics is not None:
@@ -157,7 +158,7 @@ def assess(
         if inverse is not None:
             pairs = action_pairs(inverse, real, settings)
             rows += list(action_errors(pairs, name, settings))
-        unseal(output)
+        unseal(output, "assessment")
         table = pd.DataFrame(rows, columns=COLUMNS)
         write_csv(output / "fidelity.csv", table)
         write_csv(output / "inverse_dynamics.csv", pairs)

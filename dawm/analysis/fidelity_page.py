@@ -47,7 +47,7 @@ def write_fidelity(results: Path, experiment: Experiment) -> None:
     table = assessed(assessments, "fidelity.csv")
     styles = arm_styles(experiment.generators)
     with only_writer(layout.fidelity):
-        unseal(layout.fidelity)
+        unseal(layout.fidelity, "fidelity")
         write_csv(layout.fidelity / "fidelity.csv", table)
         write_csv(layout.fidelity / "models.csv", last_evaluations(models))
         write_text(layout.fidelity / "fidelity.md", markdown(table))

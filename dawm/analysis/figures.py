@@ -29,11 +29,12 @@ from dawm.analysis.style import (
 )
 from dawm.analysis.tables import read_csv, world_models_of
 from dawm.data.files import only_writer
-from dawm.data.sealed import Sealed, open_sealed, seal, unseal
+from dawm.data.sealed import Sealed, open_sealed, refuse_other, seal, unseal
 
 
 def draw_all(tables: Path, output: Path) -> None:
     """Writes every figure that the tables have data for, and the seal."""
+    refuse_other(output, "figures")
     sealed = open_sealed(tables, "tables")
     figures: dict[str, Callable[[Sealed], Figure]] = {
         "learning-curves": learning_curves,
@@ -48,7 +49,7 @@ def draw_all(tables: Path, output: Path) -> None:
     names = [f"{name}.{kind}" for name in figures for kind in ("png", "pdf")]
     with only_writer(output), plt.rc_context(STYLE):
         drawn = {name: draw(sealed) for name, draw in figures.items()}
-        unseal(output)
+        unseal(output, "figures")
         for name, figure in drawn.items():
             save(figure, output / f"{name}.png", output / f"{name}.pdf")
             plt.close(figure)

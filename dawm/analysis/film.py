@@ -30,7 +30,7 @@ def film_policy(folder: Path, output: Path, seed: int, skip: str | None) -> None
     task = task_of_metadata(sealed.metadata)
     reason = skip or (None if drawable(task) else f"{task.environment} is not drawn by MuJoCo")
     with only_writer(output):
-        unseal(output)
+        unseal(output, "film")
         (output / FILM).unlink(missing_ok=True)
         if reason:
             print(f"film: no film: {reason}", file=sys.stderr)
@@ -54,18 +54,17 @@ def drawable(task: Task) -> bool:
 def film(task: Task, policy: Policy, seed: int, path: Path) -> None:
     """Writes one episode, or its first ten seconds, as a GIF. Needs a renderer (`dawm.rendering`)."""
     simulator = task.make()
-    if not isinstance(simulator.unwrapped, MujocoEnv):
+    body = simulator.unwrapped
+    if not isinstance(body, MujocoEnv):
         raise InputError(f"--video: expected a MuJoCo environment to draw, found {task.environment}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_gif(path, [*frames(simulator, policy, seed)], FRAMES_PER_SECOND)
+    write_gif(path, [*frames(simulator, body, policy, seed)], FRAMES_PER_SECOND)
 
 
-def frames(simulator: gymnasium.Env, policy: Policy, seed: int) -> Iterator[Image.Image]:
-    """A picture every 1/25 s, at most 250."""
+def frames(simulator: gymnasium.Env, body: MujocoEnv, policy: Policy, seed: int) -> Iterator[Image.Image]:
+    """A picture every 1/25 s, at most 250; body: what is within the simulator's wrappers."""
     import mujoco
 
-    body = simulator.unwrapped
-    assert isinstance(body, MujocoEnv)
     every = max(1, round(1 / (FRAMES_PER_SECOND * body.dt)))
     tracking = mujoco.mj_name2id(body.model, mujoco.mjtObj.mjOBJ_CAMERA, "track") >= 0
     renderer = mujoco.Renderer(body.model, SIZE, SIZE)

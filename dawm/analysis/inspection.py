@@ -11,7 +11,18 @@ import numpy as np
 import pandas as pd
 
 from dawm.analysis.physics import Physics, check_physics
-from dawm.config import HDF5, EnvironmentSettings, ExportSettings, InspectionSettings, as_mapping
+from dawm.config import (
+    D4RL,
+    HDF5,
+    LOCAL,
+    MINARI,
+    PART,
+    RANDOM,
+    EnvironmentSettings,
+    ExportSettings,
+    InspectionSettings,
+    as_mapping,
+)
 from dawm.data.export import episode_returns
 from dawm.data.files import only_writer, write_csv, write_json
 from dawm.data.sealed import PROVENANCE, Sealed, open_sealed, seal, unseal
@@ -82,9 +93,7 @@ def _load(dataset: str, environment: str | None) -> tuple[Transitions, Task, dic
             )
         sealed = open_sealed(folder, "dataset", "synthetic")
         return read_transitions(sealed), task_of_metadata(sealed.metadata), _origin(sealed)
-    source = f"{HDF5}{dataset}" if folder.suffix in (".hdf5", ".h5") and not dataset.startswith(HDF5) else dataset
-    chosen = None if environment is None else EnvironmentSettings(id=environment)
-    settings = ExportSettings(source=source, environment=chosen)
+    settings = _source(dataset, environment)
     try:
         opened = open_source(settings)
     except InputError as error:
@@ -96,6 +105,23 @@ def _load(dataset: str, environment: str | None) -> tuple[Transitions, Task, dic
     blocks = list(opened.blocks)
     columns: dict[str, Any] = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     return Transitions.real(**columns), opened.task, dict(opened.facts)
+
+
+def _source(dataset: str, environment: str | None) -> ExportSettings:
+    """Of what is no sealed folder."""
+    path = Path(dataset)
+    source = f"{HDF5}{dataset}" if path.suffix in (".hdf5", ".h5") and not dataset.startswith(HDF5) else dataset
+    if source.startswith(PART):
+        raise InputError(f"{dataset}: expected the folder that export wrote of a part, found its source")
+    if source == RANDOM and environment is None:
+        raise InputError(f"--environment: expected an ID such as Pendulum-v1 for the source {RANDOM}, found none")
+    if source != RANDOM and not source.startswith((LOCAL, D4RL, HDF5, MINARI)):
+        found = f"a folder without {PROVENANCE}" if path.is_dir() else "a file" if path.is_file() else "nothing there"
+        expected = "a sealed folder, a file *.hdf5, or a source such as d4rl/hopper-medium-v2 or minari/ID"
+        raise InputError(f"{dataset}: expected {expected}, found {found}")
+    return ExportSettings(
+        source=source, environment=None if environment is None else EnvironmentSettings(id=environment)
+    )
 
 
 def _origin(sealed: Sealed) -> dict[str, Any]:
@@ -155,7 +181,7 @@ def save_inspection(inspection: Inspection, settings: InspectionSettings, output
 
     episodes = pd.DataFrame({"length": inspection.lengths, "return": inspection.returns})
     with only_writer(output):
-        unseal(output)
+        unseal(output, "inspection")
         write_json(output / "inspection.json", inspection.summary())
         write_csv(output / "episodes.csv", episodes)
         draw_inspection(inspection, output / "inspection.png")

@@ -35,7 +35,7 @@ def describe(results: Path, matrix: Matrix) -> None:
         scores.setdefault(task.environment, {})[name] = np.asarray(task.normalized_score(returns) if known else returns)
         labels[task.environment] = "normalised score of an episode" if known else "return of an episode"
     with only_writer(output):
-        unseal(output)
+        unseal(output, "overview")
         write_csv(output / "datasets.csv", table)
         write_text(output / "datasets.md", _markdown(table))
         draw_returns(scores, labels, output)

@@ -71,7 +71,7 @@ def write_report(results: Path, experiment: Experiment) -> None:
         config=as_yaml(experiment),
     )
     with only_writer(layout.root):
-        unseal(layout.root)
+        unseal(layout.root, "report")
         write_text(layout.report, page)
         settings = as_mapping(experiment)
         seal(layout.root, "report", files=[layout.report.name], settings=settings, inputs=inputs, metadata={})

@@ -19,7 +19,7 @@ from dawm.analysis.tables import CLOSED, OPEN
 from dawm.blocks import BLOCK
 from dawm.config import RequestSettings, SteeringSettings, SynthesisSettings, as_mapping
 from dawm.data.files import only_writer, write_csv
-from dawm.data.sealed import seal, unseal
+from dawm.data.sealed import refuse_other, seal, unseal
 from dawm.data.transitions import Transitions, concatenate, held_out_rows, read_transitions
 from dawm.data.windows import returns_of_steps
 from dawm.environments.evaluation import Evaluator
@@ -43,6 +43,7 @@ def steer(
     forward_dynamics: Path | None = None,
 ) -> None:
     """Writes `output`/steering.csv, sealed; `synthesis` is the recipe's, whose own request and number do not count."""
+    refuse_other(output, "steering")
     parts = Parts.load(dataset, world_model, inverse_dynamics, forward_dynamics)
     model = parts.world_model
     if not model.settings.conditional:
@@ -53,10 +54,11 @@ def steer(
         for request in settings.requests:
             asked = request * float(model.return_scale)
             loops = {OPEN: open_loop(parts, ground, settings, synthesis, request, seed)}
-            if model.settings.plans:
-                loops[CLOSED] = closed_loop(parts, ground, settings, synthesis, asked, seed)
+            if model.settings.plans and parts.inverse_dynamics is not None:  # of a model that plans it never is
+                planner = Planner(model, parts.inverse_dynamics, synthesis, asked, settings.seed)
+                loops[CLOSED] = closed_loop(planner, ground, settings, seed)
             rows += [(loop, request, asked, *numbers) for loop, found in loops.items() for numbers in found]
-        unseal(output)
+        unseal(output, "steering")
         table = pd.DataFrame(rows, columns=COLUMNS)
         write_csv(output / "steering.csv", table)
         seal(
@@ -143,13 +145,9 @@ def true_rewards(oracle: Oracle, starts: np.ndarray, grown: Transitions, place: 
     return total
 
 
-def closed_loop(
-    parts: Parts, ground: Ground, settings: SteeringSettings, synthesis: SynthesisSettings, asked: float, seed: int
-) -> Iterator[Measured]:
-    """What the planner earns when it asks for `asked`, and the CPU-seconds of a decision."""
-    assert parts.inverse_dynamics is not None  # a model that plans is not joint
+def closed_loop(planner: Planner, ground: Ground, settings: SteeringSettings, seed: int) -> Iterator[Measured]:
+    """What the planner earns, and the CPU-seconds of a decision."""
     task = ground.oracle.task
-    planner = Planner(parts.world_model, parts.inverse_dynamics, synthesis, asked, settings.seed)
     returns = Evaluator(task, settings.episodes).returns(planner, settings.seed, 0)
     yield measured("return", returns, np.mean, seed)
     yield measured("normalized_score", np.asarray(task.normalized_score(returns)), np.mean, seed)

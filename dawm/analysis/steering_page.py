@@ -47,7 +47,7 @@ def write_steering(results: Path, experiment: Experiment) -> None:
         for (dataset, recipe, seed), sealed in found.items()
     )
     with only_writer(layout.steering_page):
-        unseal(layout.steering_page)
+        unseal(layout.steering_page, "steering-page")
         write_csv(layout.steering_page / "steering.csv", table)
         write_text(layout.steering_page / "steering.md", markdown(table))
         with plt.rc_context(STYLE):

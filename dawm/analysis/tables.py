@@ -50,7 +50,7 @@ def write_tables(results: Path, matrix: Matrix) -> None:
         "planner": planner_table(matrix, steerings),
     }
     with only_writer(layout.tables):
-        unseal(layout.tables)
+        unseal(layout.tables, "tables")
         for name, table in tables.items():
             write_csv(layout.tables / f"{name}.csv", table)
         inputs = {run.slug: sealed for run, sealed in policies.items()}
@@ -112,6 +112,8 @@ def check_run(run: Run, sealed: Sealed, matrix: Matrix, dataset: Sealed) -> None
 def score_row(
     matrix: Matrix, run: Run, sealed: Sealed, evaluations: pd.DataFrame, dataset: Sealed
 ) -> dict[str, object]:
+    """A run's row of scores.csv. sealed: its policy; evaluations: of it, a row each with steps, raw and normalised
+    return; dataset: what it was trained on."""
     fraction, last = sealed.provenance["settings"]["real_fraction"], evaluations.iloc[-1]
     return {
         "experiment": matrix.experiment,
@@ -174,6 +176,7 @@ def world_models_of(rows: pd.DataFrame) -> np.ndarray:
 
 
 def dataset_row(name: str, sealed: Sealed) -> dict[str, object]:
+    """A data set's row of datasets.csv: where it comes from, its size, raw returns of its episodes and their score."""
     facts = sealed.metadata
     score = task_of_metadata(facts).normalized_score
     return {

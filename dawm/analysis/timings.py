@@ -28,7 +28,7 @@ def write_timings(results: Path, experiment: Experiment, output: Path) -> None:
     needed = [job for job in jobs(Layout(results), experiment) if job.stage not in SHOWING]
     rates = pd.DataFrame(progress(results / "logs", needed), columns=["job", "step", "steps_per_second"])
     with only_writer(output), plt.rc_context(STYLE):
-        unseal(output)
+        unseal(output, "timings")
         write_csv(output / "timings.csv", timings(results / "benchmarks", needed))
         write_csv(output / "rates.csv", rates)
         figure = draw_rates(rates)

@@ -43,6 +43,12 @@ class BoundSettings:
     above: float | None = setting("its lower end; null: none", None)
     below: float | None = setting("its upper end; null: none", None)
 
+    def __post_init__(self) -> None:
+        if self.above is None and self.below is None:
+            raise InputError("above, below: expected one or both, found neither")
+        if self.above is not None and self.below is not None and not self.above < self.below:
+            raise InputError(f"below: expected more than above ({self.above}), found {self.below}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TerminationSettings:

@@ -66,7 +66,7 @@ class IQLSettings(LearnerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class BCSettings(LearnerSettings):
-    """Behaviour cloning, a reference: `discount`, `target_rate` and `normalize_rewards` do not count."""
+    """Behaviour cloning, a reference: `discount`, `target_rate`, `normalize_rewards` and `largest_q` do not count."""
 
     best_episodes: float = setting(
         "share of the real episodes that is cloned, those with the best returns", 1.0, exclusiveMinimum=0, maximum=1

@@ -12,9 +12,10 @@ import numpy as np
 
 from dawm.config import ExportSettings, as_mapping
 from dawm.data.files import only_writer
-from dawm.data.sealed import seal, unseal
+from dawm.data.sealed import refuse_other, seal, unseal
 from dawm.data.sources import Columns, open_source
 from dawm.data.transitions import Transitions, write_shard
+from dawm.errors import InputError
 from dawm.layout import shard_name
 from dawm.randomness import generator
 
@@ -22,12 +23,15 @@ from dawm.randomness import generator
 def export(settings: ExportSettings, output: Path, parent: Path | None = None) -> None:
     """Writes `output`/shard-*.parquet, metadata.json and provenance.json (kind "dataset"). parent: the folder of the
     data set that the source is a part of."""
+    refuse_other(output, "dataset")
     source = open_source(settings, parent)
+    if any(sealed.folder.resolve() == output.resolve() for sealed in source.inputs.values()):
+        raise InputError(f"{output}: expected another folder than that of the data set it is a part of")
     count = -(-source.rows // settings.rows_per_shard)
     names = [shard_name(number, count) for number in range(count)]
     tally = Tally()
     with only_writer(output):
-        unseal(output)
+        unseal(output, "dataset")
         for old in output.glob("shard-*.parquet"):
             old.unlink()
         for name, columns in zip(names, regrouped(source.blocks, settings.rows_per_shard), strict=True):

@@ -38,9 +38,11 @@ class Standardizer(nn.Module):
         return made
 
     def encode(self, values: Tensor) -> Tensor:
+        """values [..., dim] in raw units → the same shape, mean 0 and variance 1."""
         return (values - self.mean) / self.std
 
     def decode(self, values: Tensor) -> Tensor:
+        """The inverse of `encode`: [..., dim] → [..., dim] in raw units."""
         return values * self.std + self.mean
 
     def encoded_range(self) -> tuple[Tensor, Tensor]:
@@ -67,9 +69,11 @@ class ActionScaler(nn.Module):
         return made
 
     def encode(self, values: Tensor) -> Tensor:
+        """values [..., act_dim] in the environment's units → the same shape in [-1, 1]."""
         return (values - (self.high + self.low) / 2) / ((self.high - self.low) / 2)
 
     def decode(self, values: Tensor) -> Tensor:
+        """The inverse of `encode`, clipped into the bounds: [..., act_dim] → [..., act_dim]."""
         scaled = values * ((self.high - self.low) / 2) + (self.high + self.low) / 2
         return torch.clamp(scaled, self.low, self.high)  # rounding could lead out of the bounds
 
@@ -87,6 +91,7 @@ class MinMaxScaler(nn.Module):
 
     @classmethod
     def fit(cls, values: Tensor) -> Self:
+        """values [...] in raw units."""
         made = cls()
         made.low, made.high = values.min(), values.max()
         if made.high <= made.low:  # a constant reward
@@ -94,7 +99,9 @@ class MinMaxScaler(nn.Module):
         return made
 
     def encode(self, values: Tensor) -> Tensor:
+        """values [...] in raw units → the same shape, the data's range in [-1, 1]."""
         return 2 * (values - self.low) / (self.high - self.low) - 1
 
     def decode(self, values: Tensor) -> Tensor:
+        """The inverse of `encode`: [...] → [...] in raw units."""
         return (values + 1) / 2 * (self.high - self.low) + self.low

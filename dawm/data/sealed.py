@@ -86,9 +86,26 @@ def versions() -> dict[str, str]:
     return {"dawm": __version__, "python": platform.python_version(), **libraries}
 
 
-def unseal(folder: Path) -> None:
-    """Takes the seal off before a stage rewrites the folder, so that no half-new folder carries an old seal."""
+def unseal(folder: Path, kind: str) -> None:
+    """Takes the seal off before a stage rewrites the folder, so that no half-new folder carries an old seal. Refuses a
+    folder of another kind."""
+    refuse_other(folder, kind)
     (folder / PROVENANCE).unlink(missing_ok=True)
+
+
+def refuse_other(folder: Path, kind: str) -> None:
+    """InputError for a folder that holds what another stage wrote, sealed or not yet, so that nothing is written over
+    it. What is damaged may be made again."""
+    for name, state in ((PROVENANCE, "a sealed"), (METADATA, "an unfinished")):
+        if (folder / name).is_file() and (found := _kind_in(folder / name)) not in (kind, None):
+            raise InputError(f"{folder}: holds {state} {found}; expected an empty folder or one of kind {kind}")
+
+
+def _kind_in(path: Path) -> Any:
+    try:
+        return _parse(path, read_bytes(path)).get("kind")
+    except InputError:
+        return None
 
 
 def open_sealed(folder: Path, *kinds: str) -> Sealed:

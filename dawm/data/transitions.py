@@ -129,6 +129,7 @@ def number_episodes(last: np.ndarray, first: tuple[int, int] = (0, 0)) -> tuple[
 
 
 def concatenate(parts: Sequence[Transitions]) -> Transitions:
+    """The rows of at least one table under each other; states (qpos, qvel) only where every table has them."""
     columns: dict[str, Any] = {}
     for item in dataclasses.fields(Transitions):
         values = [getattr(part, item.name) for part in parts]

@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 
+from dawm.data.files import read_bytes
 from dawm.environments.behaviour import EXPLORATION_NOISE, BehaviourPolicy
 from dawm.environments.tasks import Task, simulator_version
 from dawm.errors import InputError
@@ -123,31 +125,42 @@ def choose_behaviour(
 
     A ladder (see `choose_ladder`); medium.safetensors and expert.safetensors, the checkpoints whose return under the
     exploration noise of data collection is nearest to `medium_return`, and largest, among the CANDIDATES that come
-    nearest without noise; checkpoints.csv; and candidates.csv with the noisy returns of the candidates.
+    nearest without noise; checkpoints.csv; and candidates.csv with the noisy returns of the candidates. Nothing is
+    written before all is chosen; raises InputError for an `output` whose policies are no former choice.
     """
+    if output.resolve() == folder.resolve():
+        raise InputError(f"{output}: expected another folder than that of the checkpoints to choose from")
+    if next(output.glob("*.safetensors"), None) and not (output / "candidates.csv").is_file():
+        raise InputError(f"{output}: holds policies that were not chosen; expected an empty folder or a former choice")
     rows = read_checkpoints(folder)
-    output.mkdir(parents=True, exist_ok=True)
-    for old in output.glob("*.safetensors"):
-        old.unlink()
-    for step in choose_ladder(rows, medium_return, rungs):
-        shutil.copy(checkpoint_path(folder, step), output)
-    shutil.copy(folder / "checkpoints.csv", output)
+    policies = {step: read_policy(checkpoint_path(folder, step), task) for step in rows}
+    ladder = [checkpoint_path(folder, step) for step in choose_ladder(rows, medium_return, rungs)]
+    sources = {path.name: path for path in ladder}
     table = []
     for name, target in (("medium", medium_return), ("expert", np.inf)):
         nearest = sorted(rows, key=lambda step: (abs(rows[step] - target), -rows[step]))[:CANDIDATES]
         noisy = {}
         for step in sorted(nearest):
-            policy = BehaviourPolicy.load(checkpoint_path(folder, step))
-            returns = episode_returns(task, policy, episodes, 0, EXPLORATION_NOISE)
+            returns = episode_returns(task, policies[step], episodes, 0, EXPLORATION_NOISE)
             noisy[step] = float(np.mean(returns))
             table.append((name, step, round(noisy[step], 1), round(float(np.std(returns)), 1), episodes))
             print(*table[-1], file=sys.stderr, flush=True)
         chosen = min(noisy, key=lambda step: (abs(noisy[step] - target), -noisy[step]))
-        shutil.copy(checkpoint_path(folder, chosen), output / f"{name}.safetensors")
+        sources[f"{name}.safetensors"] = checkpoint_path(folder, chosen)
+    write_choice(output, table, {**sources, "checkpoints.csv": folder / "checkpoints.csv"})
+
+
+def write_choice(output: Path, candidates: list[tuple], sources: dict[str, Path]) -> None:
+    """The table of candidates, by which a choice is known, and the files in place of a former choice's."""
+    output.mkdir(parents=True, exist_ok=True)
     with open(output / "candidates.csv", "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["for", "step", "mean_noisy_return", "std_noisy_return", "episodes"])
-        writer.writerows(table)
+        writer.writerows(candidates)
+    for old in output.glob("*.safetensors"):
+        old.unlink()
+    for name, source in sources.items():
+        shutil.copy(source, output / name)
 
 
 def choose_ladder(returns: dict[int, float], medium_return: float, rungs: int) -> list[int]:
@@ -163,9 +176,31 @@ def choose_ladder(returns: dict[int, float], medium_return: float, rungs: int) -
 
 
 def read_checkpoints(folder: Path) -> dict[int, float]:
-    """Mean return of every checkpoint, by step."""
-    with open(folder / "checkpoints.csv", newline="") as file:
-        return {int(row["step"]): float(row["mean_return"]) for row in csv.DictReader(file)}
+    """Mean return of every checkpoint, by step; InputError for a table that does not tell them."""
+    path = folder / "checkpoints.csv"
+    try:
+        rows = list(csv.DictReader(read_bytes(path).decode().splitlines()))
+        returns = {int(row["step"]): float(row["mean_return"]) for row in rows}
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise InputError(f"{path}: expected columns step and mean_return of numbers, found: {error}") from error
+    if not returns or not np.isfinite(list(returns.values())).all():
+        raise InputError(f"{path}: expected a finite mean_return for at least one step, found {returns or 'no row'}")
+    return returns
+
+
+def read_policy(path: Path, task: Task) -> BehaviourPolicy:
+    """InputError for a file that is no policy of the task."""
+    try:
+        policy = BehaviourPolicy.load(path)
+        dims = policy.layers[0][0].shape[1], len(policy.layers[-1][1])
+    except (OSError, SafetensorError, KeyError, IndexError) as error:
+        raise InputError(f"{path}: expected a behaviour policy, found: {error}") from error
+    if dims != (task.observation_dim, task.action_dim):
+        raise InputError(
+            f"{path}: expected a policy with {task.observation_dim} observations and {task.action_dim} actions, "
+            f"found {dims[0]} and {dims[1]}"
+        )
+    return policy
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

@@ -18,7 +18,7 @@ from dawm.compute import CPU, Compute
 from dawm.config import BCSettings, LearnerSettings, as_mapping, with_preset
 from dawm.data.files import only_writer
 from dawm.data.normalizers import ActionScaler, Standardizer
-from dawm.data.sealed import Sealed, open_sealed, unseal
+from dawm.data.sealed import Sealed, open_sealed, refuse_other, unseal
 from dawm.data.table import Table
 from dawm.data.table_cache import open_table
 from dawm.environments.evaluation import Evaluator
@@ -86,6 +86,7 @@ def train_policies(
     chosen = {"algorithm": algorithm, "real_fraction": real_fraction}
     jobs = []
     for run in runs:
+        refuse_other(run.output, "policy")
         inputs = {"dataset": data}
         if real_fraction < 1:
             inputs["synthetic"] = synthetic_of(run, real_fraction, settings.discount, data)
@@ -95,7 +96,7 @@ def train_policies(
             held.enter_context(only_writer(job.output))
         unfinished = [job for job in jobs if not take_up_finished(job)]
         for job in unfinished:
-            unseal(job.output)
+            unseal(job.output, job.kind)
         members: list[Member] = []
         for side_by_side in of_one_step(unfinished):
             members += PolicyTraining(algorithm, settings, real_fraction, side_by_side).run()

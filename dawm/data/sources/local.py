@@ -88,7 +88,8 @@ def open_local(settings: ExportSettings) -> SourceData:
 
 def open_random(settings: ExportSettings) -> SourceData:
     """`random`: uniformly random actions in the environment that the config gives."""
-    assert settings.environment is not None  # as its settings see to
+    if settings.environment is None:
+        raise InputError(f"environment: expected one for the source {settings.source}, found null")
     task = task_of(settings.environment)
     total = settings.transitions or RANDOM_TRANSITIONS
     environment = task.make()
