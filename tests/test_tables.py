@@ -25,11 +25,12 @@ from dawm.analysis.comparison import compare
 from dawm.analysis.fidelity import assess
 from dawm.analysis.figures import draw_all
 from dawm.analysis.film import film_policy
-from dawm.analysis.report import number, points, write_report
+from dawm.analysis.recipe_words import request_words
+from dawm.analysis.report import arm_rows, number, points, write_report
 from dawm.analysis.style import ALGORITHMS
 from dawm.analysis.tables import check_scales, write_tables
 from dawm.analysis.timings import write_timings
-from dawm.config import EnvironmentSettings, Experiment, ExportSettings, read
+from dawm.config import EnvironmentSettings, Experiment, ExportSettings, RequestSettings, load_experiment, read
 from dawm.data.export import export
 from dawm.data.sealed import open_sealed
 from dawm.errors import InputError
@@ -37,6 +38,7 @@ from dawm.layout import Layout, Run, filmed_runs, runs
 from dawm.offline_rl.training import train_policy
 from dawm.rendering import choose_renderer
 
+ROOT = Path(__file__).resolve().parents[1]
 REPORTED = ("comparison", "figures", "timings")
 SCORES = (
     "experiment,dataset,algorithm,augmentation,seed,world_model_seed,data_fraction,real_fraction,"
@@ -503,12 +505,50 @@ def test_report_tells_what_every_arm_is_and_costs(results, real_only):
     assert ["real", "1.0", "–"] in page.rows
     (arm,) = [row for row in page.rows if row[:2] == ["dawm", "0.5"]]
     assert arm[2] == (
-        "diffusion of windows of 8, residual, actions inferred; 3 sampling steps, "
-        "asked for 1.1 times a start's own return; 150,000 trajectories"
+        "conditional diffusion over windows, actions by inverse dynamics; window 8; trajectories 150,000, "
+        "sampling steps 3, temperature 0.5, asked for a start's own return g and 0.1 |g| more"
     )
     costs = [row for row in page.rows if row[0] == "TD3+BC" and len(row) == 5]
     assert costs == [["TD3+BC", "real", "420", "0", "0.23"], ["TD3+BC", "dawm", "3,510", "180", "2.00"]]
     assert "Cost</h2>" not in real_only.layout.report.read_text()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
+def test_arms_of_different_transitions_are_told_apart(path: Path) -> None:
+    """No two lines are alike, and none is of the simulator's successor and of a model's."""
+    lines = [row["recipe"] for row in arm_rows(load_experiment(path))]
+    lines = [line for line in lines if line != "–" and not line.startswith("those of ")]
+    assert len(set(lines)) == len(lines)
+    assert not [line for line in lines if "by the simulator" in line and "by the forward model" in line]
+
+
+def test_arms_are_told_by_what_is_not_alike() -> None:
+    told = {}
+    for name in ("evidence", "sweeps"):
+        told |= {(name, row["name"]): row["recipe"] for row in arm_rows(load_experiment(ROOT / f"config/{name}.yaml"))}
+    assert told["sweeps", "dawm__temperature_100"] == "as dawm, but temperature 1"
+    assert told["sweeps", "dwm__temperature_150"] == "as dwm, but temperature 1.5"
+    assert told["sweeps", "dawm__real_25"] == "those of dawm" and told["sweeps", "real"] == "–"
+    assert "temperature 0.5, asked for a start's own return g and 0.1 |g| more" in told["sweeps", "dawm"]
+    assert "shards" in told["sweeps", "dawm"] and "shards" not in told["evidence", "dawm"]  # alike in all of them
+    assert told["evidence", "oracle"].startswith("as dawm, but successor, reward and terminal by the simulator")
+    for words in ("unconditional", "edm", "loss absolute", "dpmpp_2m", "steps 20", "terminals by the world model"):
+        assert words in told["evidence", "synther"]
+    assert "asked for" not in told["evidence", "synther"] and "sampler" not in told["evidence", "one_step"]
+
+
+@pytest.mark.parametrize(
+    ("request_settings", "words"),
+    [
+        ({"amount": 1.3}, "a start's own return g and 0.3 |g| more"),
+        ({"amount": 0.8}, "a start's own return g and 0.2 |g| less"),
+        ({"amount": 1.0}, "a start's own return g"),
+        ({"kind": "quantile", "amount": 0.9}, "the 0.9 quantile of the data's returns"),
+        ({"kind": "value", "amount": 0.6}, "0.6 of the return that is 1 to the model"),
+    ],
+)
+def test_requests_are_told_by_their_rule(request_settings, words) -> None:
+    assert request_words(RequestSettings(**request_settings)) == words
 
 
 def test_report_shows_published_scores_beside_and_none_that_is_not_known(results):

@@ -15,10 +15,11 @@ from dawm.analysis.animation import GIF
 from dawm.analysis.comparison_markdown import compared
 from dawm.analysis.fidelity import REAL, STILL
 from dawm.analysis.film import FILM
+from dawm.analysis.recipe_words import recipe_words
 from dawm.analysis.statistics import RESAMPLES
 from dawm.analysis.style import METHOD, REFERENCE, learner_name
 from dawm.analysis.tables import read_csv
-from dawm.config import Experiment, GeneratorSettings, RequestSettings, as_mapping, as_yaml
+from dawm.config import Experiment, as_mapping, as_yaml
 from dawm.data.files import only_writer, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
 from dawm.layout import Layout, Run, animated_sets, filmed_runs, synthetic_sets
@@ -134,43 +135,18 @@ def readable(tables: Sealed, name: str) -> list[dict]:
 
 def arm_rows(experiment: Experiment) -> list[dict]:
     """What every arm's batches are made of, in words."""
+    arms = experiment.matrix().augmentations
+    first: dict[str, str] = {}
+    for name, arm in arms.items():
+        if arm.generator is not None:
+            first.setdefault(arm.generator, name)
+    words = recipe_words({name: experiment.generators[generator] for generator, name in first.items()})
     rows = []
-    for name, arm in experiment.matrix().augmentations.items():
-        recipe = experiment.generators[arm.generator] if arm.generator else None
-        rows.append(
-            {"name": name, "real_fraction": arm.real_fraction, "recipe": "–" if recipe is None else words(recipe)}
-        )
+    for name, arm in arms.items():
+        owner = None if arm.generator is None else first[arm.generator]
+        recipe = "–" if owner is None else words.get(name, f"those of {owner}")
+        rows.append({"name": name, "real_fraction": arm.real_fraction, "recipe": recipe})
     return rows
-
-
-def words(recipe: GeneratorSettings) -> str:
-    """A recipe in a line."""
-    model, synthesis = recipe.world_model, recipe.synthesis
-    if model is None:
-        said = [f"one-step model rolled out for {synthesis.horizon} steps by a cloned policy"]
-    elif not model.conditional:
-        said = [f"unconditional diffusion, windows of {model.window}"]
-    else:
-        said = [f"diffusion of windows of {model.window}, {model.denoiser}, actions {model.actions}"]
-        said.append(f"{synthesis.sampling_steps} sampling steps, asked for {request_words(synthesis.request)}")
-    if synthesis.correction.corrects:
-        said.append("successor and reward by a forward model")
-    if synthesis.correction.filters:
-        said.append("filtered by " + ", ".join(synthesis.correction.thresholds))
-    if synthesis.correction.oracle != "none":
-        replaced = synthesis.correction.oracle == "replace"
-        said.append(
-            "successor, reward and terminal by the simulator" if replaced else "rows that the simulator can replay"
-        )
-    if (expansion := synthesis.expansion) is not None:
-        weight = "" if expansion.weight is None else f", λ = {expansion.weight:g}"
-        said.append(f"as {expansion.steps}-step transitions{weight}")
-    return "; ".join([*said, f"{synthesis.trajectories:,} trajectories"])
-
-
-def request_words(request: RequestSettings) -> str:
-    kinds = {"factor": "times a start's own return", "quantile": "quantile of returns", "value": "times the scale"}
-    return f"{request.amount:g} {kinds[request.kind]}"
 
 
 def cost_rows(experiment: Experiment, table: pd.DataFrame) -> list[dict]:

@@ -257,6 +257,7 @@ rule report:
         [seal_of(layout.film(run)) for run in filmed_runs(matrix)],
         [seal_of(layout.animation(*key)) for key in animated_sets(experiment)],
         module("analysis/report.py"),
+        module("analysis/recipe_words.py"),
         module("analysis/published_scores.csv"),
         module("analysis/report.html.j2"),
     output:
