@@ -500,6 +500,21 @@ def test_report_compares_the_arms(results):
     assert row[9] == f"{int(scores['dawm'].mean() > scores['real'].mean())} of 1"
 
 
+def test_report_begins_with_notes_and_the_verdict(results, tmp_path):
+    experiment = dataclasses.replace(results.experiment, notes=("Its <data> are old.", "And few."))
+    parts = ("tables", "synthetic", "films", "animations", *REPORTED)
+    again = Results(results.copied(tmp_path / "tiny", *parts).root, experiment)
+    again.report()
+    text = again.layout.report.read_text(encoding="utf-8")
+    lead, overview, _ = re.split('<h2 id="(?:overview|protocol)">', text)
+    for part in (lead, overview):
+        assert "Its &lt;data&gt; are old.</p>" in part and "And few.</p>" in part
+    assert "IQM and" in overview and "better on" in overview.split("<figure>")[0]
+    seals = [open_sealed(made.root, "report") for made in (results, again)]
+    assert seals[0].provenance["settings"] == seals[1].provenance["settings"]
+    assert "notes" not in seals[1].provenance["settings"]
+
+
 def test_report_tells_what_every_arm_is_and_costs(results, real_only):
     page = Page(results.layout.report.read_text(encoding="utf-8"))
     assert ["real", "1.0", "–"] in page.rows

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from dawm.analysis.fidelity import REAL, STILL
 from dawm.analysis.style import GREY, STYLE, Styles, arm_styles, save
 from dawm.analysis.tables import assessed, check_scales, read_csv
-from dawm.config import Experiment, as_mapping
+from dawm.config import Experiment, decisive
 from dawm.data.files import only_writer, write_csv, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
 from dawm.layout import Layout, all_synthetic_sets, trained_models
@@ -59,7 +59,7 @@ def write_fidelity(results: Path, experiment: Experiment) -> None:
             layout.fidelity,
             "fidelity",
             files=["fidelity.csv", "fidelity.md", "fidelity.png", "fidelity.pdf", "models.csv"],
-            settings=as_mapping(experiment),
+            settings=decisive(experiment),
             inputs={
                 **{f"{name}/{recipe}/seed-{seed}": sealed for (name, recipe, seed), sealed in assessments.items()},
                 **{f"{kind}/{name}/{recipe}/seed-{n}": sealed for (name, kind, recipe, n), sealed in models.items()},

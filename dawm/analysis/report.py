@@ -12,14 +12,14 @@ from PIL import Image
 
 from dawm import __version__
 from dawm.analysis.animation import GIF
-from dawm.analysis.comparison_markdown import compared
+from dawm.analysis.comparison_markdown import compared, verdicts
 from dawm.analysis.fidelity import REAL, STILL
 from dawm.analysis.film import FILM
 from dawm.analysis.recipe_words import recipe_words
 from dawm.analysis.statistics import RESAMPLES
-from dawm.analysis.style import METHOD, REFERENCE, learner_name
+from dawm.analysis.style import REFERENCE, learner_name, method_of
 from dawm.analysis.tables import read_csv
-from dawm.config import Experiment, as_mapping, as_yaml
+from dawm.config import Experiment, as_yaml, decisive
 from dawm.data.files import only_writer, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
 from dawm.layout import Layout, Run, animated_sets, filmed_runs, synthetic_sets
@@ -36,6 +36,7 @@ def write_report(results: Path, experiment: Experiment) -> None:
     layout, matrix = Layout(results), experiment.matrix()
     inputs = {name: open_sealed(layout.root / name, name) for name in ("tables", "comparison", "figures", "timings")}
     tables, comparison = inputs["tables"], inputs["comparison"]
+    pairs, method = read_csv(comparison, "pairs.csv"), method_of(experiment.augmentations)
     synthetic = [open_sealed(layout.synthetic(*key), "synthetic") for key in synthetic_sets(matrix)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=jinja2.StrictUndefined
@@ -46,11 +47,12 @@ def write_report(results: Path, experiment: Experiment) -> None:
         version=__version__,
         resamples=RESAMPLES,
         reference=REFERENCE,
-        method=METHOD,
+        method=method,
         datasets=read_csv(tables, "datasets.csv").to_dict("records"),
         arms=arm_rows(experiment),
         notes=comparison.metadata["notes"],
-        compared=compared(*(read_csv(comparison, f"{name}.csv") for name in ("aggregates", "pairs"))),
+        verdicts=verdicts(pairs, read_csv(comparison, "differences.csv")),
+        compared=compared(read_csv(comparison, "aggregates.csv"), pairs, method),
         summary=summary_table(tables),
         planner=planner_rows(tables),
         published=published_table(tables),
@@ -74,7 +76,7 @@ def write_report(results: Path, experiment: Experiment) -> None:
     with only_writer(layout.root):
         unseal(layout.root)
         write_text(layout.report, page)
-        settings = as_mapping(experiment)
+        settings = decisive(experiment)
         seal(layout.root, "report", files=[layout.report.name], settings=settings, inputs=inputs, metadata={})
 
 

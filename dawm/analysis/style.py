@@ -70,6 +70,12 @@ def arm_styles(arms: Iterable[str]) -> Styles:
     return {arm: (COLORS[n % len(COLORS)], LINES[n // len(COLORS) % len(LINES)]) for n, arm in enumerate(names)}
 
 
+def method_of(arms: Iterable[str]) -> str:
+    """The arm that others are compared with: the method, else the first that is not the reference, else that."""
+    names = list(arms)
+    return METHOD if METHOD in names else next((arm for arm in names if arm != REFERENCE), REFERENCE)
+
+
 def banded(arms: Iterable[str]) -> set[str]:
     """The arms whose intervals a figure of curves shows: of many only those that the others are measured by."""
     names = set(arms)

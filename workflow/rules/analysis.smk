@@ -24,7 +24,7 @@ rule fidelity:  # `snakemake fidelity`: how true every recipe's transitions are;
         runtime=growing(30),
         gpu=0,
     params:
-        settings=text(experiment),
+        settings=EXPERIMENT,
         folder=layout.root,
     shell:
         "exec python -m dawm fidelity --results {params.folder:q} --settings {params.settings:q} 2> {log:q}"
@@ -113,7 +113,7 @@ rule steering:  # `snakemake steering`: how every recipe obeys a request, and wh
         runtime=growing(30),
         gpu=0,
     params:
-        settings=text(experiment),
+        settings=EXPERIMENT,
         folder=layout.root,
     shell:
         "exec python -m dawm steering --results {params.folder:q} --settings {params.settings:q} 2> {log:q}"
@@ -166,7 +166,7 @@ rule timings:
         runtime=growing(30),
         gpu=0,
     params:
-        settings=text(experiment),
+        settings=EXPERIMENT,
         folder=layout.root,
         output=layout.timings,
     shell:
