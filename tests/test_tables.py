@@ -501,18 +501,39 @@ def test_report_compares_the_arms(results):
 
 
 def test_report_begins_with_notes_and_the_verdict(results, tmp_path):
-    experiment = dataclasses.replace(results.experiment, notes=("Its <data> are old.", "And few."))
+    experiment = dataclasses.replace(results.experiment, notes=("Its <data> are old.", "`dawm` has few."))
     parts = ("tables", "synthetic", "films", "animations", *REPORTED)
     again = Results(results.copied(tmp_path / "tiny", *parts).root, experiment)
     again.report()
     text = again.layout.report.read_text(encoding="utf-8")
     lead, overview, _ = re.split('<h2 id="(?:overview|protocol)">', text)
     for part in (lead, overview):
-        assert "Its &lt;data&gt; are old.</p>" in part and "And few.</p>" in part
-    assert "IQM and" in overview and "better on" in overview.split("<figure>")[0]
+        assert "Its &lt;data&gt; are old.</p>" in part and "<code>dawm</code> has few.</p>" in part
+    assert "<code>dawm</code> minus <code>real</code>" in overview and "better on" in overview.split("<figure>")[0]
     seals = [open_sealed(made.root, "report") for made in (results, again)]
     assert seals[0].provenance["settings"] == seals[1].provenance["settings"]
     assert "notes" not in seals[1].provenance["settings"]
+
+
+def test_what_is_left_out_stands_in_the_report_without_back_ticks(results, tmp_path):
+    again = results.copied(tmp_path / "tiny", "tables", "synthetic", "films", "animations", *REPORTED)
+    scores = pd.read_csv(again.layout.tables / "scores.csv")
+    scores.loc[(scores["augmentation"] == "dawm") & (scores["seed"] == 4), "normalized_score_mean10"] = np.nan
+    scores.to_csv(tmp_path / "scores.csv", index=False)
+    compare([tmp_path / "scores.csv"], again.layout.comparison)
+    again.report()
+    text = again.layout.report.read_text(encoding="utf-8")
+    overview = text.partition('id="overview"')[2].partition('id="protocol"')[0]
+    assert "since <code>dawm</code> has no score with seed 4." in overview and "`" not in overview
+
+
+def test_the_planner_is_asked_in_multiples_of_what_is_1_to_its_model(results, tmp_path, monkeypatch):
+    row = {"dataset": "hopper", "generator": "dawm", "request": 0.8, "mean": 20.0, "std": 1.0, "milliseconds": 9.0}
+    monkeypatch.setattr("dawm.analysis.report.planner_rows", lambda tables: [row | {"models": 3}])
+    again = results.copied(tmp_path / "tiny", "tables", "synthetic", "films", "animations", *REPORTED)
+    again.report()
+    text = " ".join(again.layout.report.read_text(encoding="utf-8").split())
+    assert "multiples of the one that is 1 to the model: the largest in the data, where <code>return_scales" in text
 
 
 def test_report_tells_what_every_arm_is_and_costs(results, real_only):

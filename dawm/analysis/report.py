@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup, escape
 from PIL import Image
 
 from dawm import __version__
@@ -41,7 +43,7 @@ def write_report(results: Path, experiment: Experiment) -> None:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"number": number, "points": points, "learner": learner_name}
+    environment.filters |= {"number": number, "points": points, "learner": learner_name, "marked": marked}
     page = environment.get_template(TEMPLATE.name).render(
         experiment=experiment,
         version=__version__,
@@ -232,6 +234,11 @@ def moving(sealed: Sealed, name: str) -> str | None:
     with Image.open(io.BytesIO(sealed.read(name))) as picture:
         picture.save(smaller, "WEBP", save_all=True, quality=60, method=4)
     return "data:image/webp;base64," + base64.b64encode(smaller.getvalue()).decode()
+
+
+def marked(text: str) -> Markup:
+    """Text with names in back-ticks, as Markdown has them, as HTML."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def points(score: float | None) -> str:
