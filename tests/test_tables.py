@@ -23,7 +23,7 @@ from PIL import Image, ImageSequence
 from dawm.analysis.animation import animate
 from dawm.analysis.comparison import compare
 from dawm.analysis.fidelity import assess
-from dawm.analysis.figures import draw_all
+from dawm.analysis.figures import curves_by_arm, draw_all, learning_curves, values_by_arm
 from dawm.analysis.film import film_policy
 from dawm.analysis.recipe_words import request_words
 from dawm.analysis.report import arm_rows, number, points, write_report
@@ -434,13 +434,66 @@ def test_real_data_alone_makes_scores_and_empty_fidelity(real_only):
 
 
 def test_figures_are_those_that_there_are_data_for(results, real_only):
-    both = {"learning-curves", "scores", "values", "batches"}
+    both = {"learning-curves", "scores", "values"}
     for made, names in ((results, both | {"fidelity", "inverse-dynamics"}), (real_only, both)):
         found = open_sealed(made.layout.figures, "figures").files
         assert set(found) == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
         for path in map(made.layout.figures.joinpath, found):
             start = b"\x89PNG\r\n\x1a\n" if path.suffix == ".png" else b"%PDF-"
             assert path.read_bytes().startswith(start) and path.stat().st_size > 2000
+
+
+class Tables:
+    """In the place of sealed tables: scores and curves of eight arms, two seeds of two learners on one data set."""
+
+    def __init__(self) -> None:
+        arms = [*"abcdef", "real", "dawm"]
+        keys = [(learner, arm, seed) for learner in ("td3_bc", "iql") for arm in arms for seed in (0, 1)]
+        rows = [dict(zip(("algorithm", "augmentation", "seed"), key, strict=True)) for key in keys]
+        place = {"dataset": "hopper", "world_model_seed": 0}
+        scores = pd.DataFrame([row | place for row in rows])
+        curves = scores.merge(pd.DataFrame({"step": range(1, 13)}), how="cross")
+        curves["normalized_score"] = curves["step"] + curves["seed"]
+        curves["q"] = 2 * curves["step"] + curves["augmentation"].map(arms.index)
+        datasets = pd.DataFrame([{"dataset": "hopper", "normalized_score_mean": 3.0}])
+        self.files = {"scores.csv": scores, "learning_curves.csv": curves, "datasets.csv": datasets}
+
+    def read(self, name: str) -> bytes:
+        return self.files[name].to_csv(index=False).encode()
+
+
+def test_of_many_arms_curves_show_two_before_the_others_and_each_in_a_row_of_its_own() -> None:
+    both = learning_curves(Tables())
+    for axes in both.axes:
+        labels = [line.get_label() for line in axes.get_lines()]
+        assert set(labels) == {"real", "dawm", "other arms", "mean of the data"} and labels.count("other arms") == 6
+        assert len(axes.collections) == 2  # bands
+    rows = curves_by_arm(Tables(), "iql")
+    assert [axes.get_ylabel() for axes in rows.axes] == [*"abcdef", "dawm"]
+    assert all(len(axes.get_lines()) == 2 and len(axes.collections) == 1 for axes in rows.axes)
+
+
+def test_of_many_arms_values_are_a_mark_each() -> None:
+    figure = values_by_arm(Tables())
+    marks = {line.get_label(): line for line in figure.axes[0].get_lines() if line.get_linestyle() == "None"}
+    assert list(marks) == [*"abcdef", "real", "dawm"]
+    last = np.mean(range(3, 13))  # of twelve evaluations the last ten
+    for place, mark in enumerate(marks.values()):
+        assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (last + 0.5, 2 * last + place)
+
+
+def test_of_many_arms_there_are_more_figures_and_other_captions(results, tmp_path, monkeypatch) -> None:
+    few = results.layout.report.read_text(encoding="utf-8")
+    assert "mean over seeds with a 95 % bootstrap interval. Dotted" in few and "from evaluation to evaluation" in few
+    monkeypatch.setattr("dawm.analysis.style.MANY", 1)
+    again = results.copied(tmp_path / "tiny", "tables", "synthetic", "films", "animations", *REPORTED)
+    draw_all(again.layout.tables, again.layout.figures)
+    assert "learning-curves-td3_bc.png" in open_sealed(again.layout.figures, "figures").files
+    again.report()
+    text = again.layout.report.read_text(encoding="utf-8")
+    said = ("of the other arms in grey", "Learning curves of TD3+BC, arm by arm", "from\nthe least seed")
+    for words in said:
+        assert words in text and words not in few
 
 
 def test_equal_tables_make_equal_figures(results, tmp_path):
@@ -538,9 +591,12 @@ def test_the_planner_is_asked_in_multiples_of_what_is_1_to_its_model(results, tm
 
 def test_report_tells_what_every_arm_is_and_costs(results, real_only):
     page = Page(results.layout.report.read_text(encoding="utf-8"))
-    assert ["real", "1.0", "–"] in page.rows
+    assert ["real", "1.0", "1.000", "–"] in page.rows
     (arm,) = [row for row in page.rows if row[:2] == ["dawm", "0.5"]]
-    assert arm[2] == (
+    curves = pd.read_csv(results.layout.tables / "learning_curves.csv")
+    drawn = curves.loc[curves["augmentation"] == "dawm", "real_share"].mean()
+    assert arm[2] == f"{drawn:.3f}" and 0.3 < drawn < 0.7
+    assert arm[3] == (
         "conditional diffusion over windows, actions by inverse dynamics; window 8; trajectories 150,000, "
         "sampling steps 3, temperature 0.5, asked for a start's own return g and 0.1 |g| more"
     )
@@ -549,10 +605,14 @@ def test_report_tells_what_every_arm_is_and_costs(results, real_only):
     assert "Cost</h2>" not in real_only.layout.report.read_text()
 
 
+def told_arms(path: Path) -> list[dict]:
+    return arm_rows(load_experiment(path), pd.DataFrame({"augmentation": [], "real_share": []}))
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
 def test_arms_of_different_transitions_are_told_apart(path: Path) -> None:
     """No two lines are alike, and none is of the simulator's successor and of a model's."""
-    lines = [row["recipe"] for row in arm_rows(load_experiment(path))]
+    lines = [row["recipe"] for row in told_arms(path)]
     lines = [line for line in lines if line != "–" and not line.startswith("those of ")]
     assert len(set(lines)) == len(lines)
     assert not [line for line in lines if "by the simulator" in line and "by the forward model" in line]
@@ -561,7 +621,7 @@ def test_arms_of_different_transitions_are_told_apart(path: Path) -> None:
 def test_arms_are_told_by_what_is_not_alike() -> None:
     told = {}
     for name in ("evidence", "sweeps"):
-        told |= {(name, row["name"]): row["recipe"] for row in arm_rows(load_experiment(ROOT / f"config/{name}.yaml"))}
+        told |= {(name, row["name"]): row["recipe"] for row in told_arms(ROOT / f"config/{name}.yaml")}
     assert told["sweeps", "dawm__temperature_100"] == "as dawm, but temperature 1"
     assert told["sweeps", "dwm__temperature_150"] == "as dwm, but temperature 1.5"
     assert told["sweeps", "dawm__real_25"] == "those of dawm" and told["sweeps", "real"] == "–"

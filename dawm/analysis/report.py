@@ -19,7 +19,7 @@ from dawm.analysis.fidelity import REAL, STILL
 from dawm.analysis.film import FILM
 from dawm.analysis.recipe_words import recipe_words
 from dawm.analysis.statistics import RESAMPLES
-from dawm.analysis.style import REFERENCE, learner_name, method_of
+from dawm.analysis.style import REFERENCE, is_many, learner_name, method_of
 from dawm.analysis.tables import read_csv
 from dawm.config import Experiment, as_yaml, decisive
 from dawm.data.files import only_writer, write_text
@@ -51,7 +51,8 @@ def write_report(results: Path, experiment: Experiment) -> None:
         reference=REFERENCE,
         method=method,
         datasets=read_csv(tables, "datasets.csv").to_dict("records"),
-        arms=arm_rows(experiment),
+        arms=arm_rows(experiment, read_csv(tables, "learning_curves.csv")),
+        many=is_many(experiment.augmentations),
         notes=comparison.metadata["notes"],
         verdicts=verdicts(pairs, read_csv(comparison, "differences.csv")),
         compared=compared(read_csv(comparison, "aggregates.csv"), pairs, method),
@@ -137,19 +138,21 @@ def readable(tables: Sealed, name: str) -> list[dict]:
     return read_csv(tables, name).to_dict("records")
 
 
-def arm_rows(experiment: Experiment) -> list[dict]:
-    """What every arm's batches are made of, in words."""
+def arm_rows(experiment: Experiment, curves: pd.DataFrame) -> list[dict]:
+    """What every arm's batches are made of: the real share that was asked for, that of the rows as they were drawn
+    (curves: the table of learning curves), and the recipe in words."""
     arms = experiment.matrix().augmentations
     first: dict[str, str] = {}
     for name, arm in arms.items():
         if arm.generator is not None:
             first.setdefault(arm.generator, name)
     words = recipe_words({name: experiment.generators[generator] for generator, name in first.items()})
+    drawn = curves.groupby("augmentation")["real_share"].mean()
     rows = []
     for name, arm in arms.items():
         owner = None if arm.generator is None else first[arm.generator]
         recipe = "–" if owner is None else words.get(name, f"those of {owner}")
-        rows.append({"name": name, "real_fraction": arm.real_fraction, "recipe": recipe})
+        rows.append({"name": name, "real_fraction": arm.real_fraction, "drawn": drawn.get(name), "recipe": recipe})
     return rows
 
 

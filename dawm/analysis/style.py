@@ -17,7 +17,7 @@ from dawm.data.files import whole_file
 
 # Okabe and Ito's palette: distinguishable with every kind of colour vision.
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
-GREY = "#777777"
+GREY, PALE = "#777777", "#bdbdbd"
 STYLE: Any = {
     "figure.dpi": 150,
     "savefig.dpi": 150,
@@ -36,7 +36,7 @@ STYLE: Any = {
 ALGORITHMS = {"td3_bc": "TD3+BC", "iql": "IQL", "bc": "BC", "bc_10": "10 % BC"}
 REFERENCES = ("bc", "bc_10")
 """Learners that the others are measured by; they get no panels beside others."""
-LINES = ("-", "--", ":")
+LINES, MARKERS = ("-", "--", ":"), ("o", "s", "^")
 REFERENCE, METHOD = "real", "dawm"
 """The arms that the others are measured by."""
 MANY = 5
@@ -78,8 +78,13 @@ def method_of(arms: Iterable[str]) -> str:
 
 def banded(arms: Iterable[str]) -> set[str]:
     """The arms whose intervals a figure of curves shows: of many only those that the others are measured by."""
-    names = set(arms)
-    return names if len(names) <= MANY else names & {REFERENCE, METHOD}
+    names = list(arms)
+    return set(names) & {REFERENCE, method_of(names)} if is_many(names) else set(names)
+
+
+def is_many(arms: Iterable[str]) -> bool:
+    """Whether there are more arms than a figure of curves can tell apart."""
+    return len(set(arms)) > MANY
 
 
 def outer_legend(figure: Figure) -> None:
