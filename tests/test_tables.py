@@ -535,6 +535,17 @@ def test_report_is_offline(either):
     assert not re.search(r"fetch|XMLHttp|import|http|src|eval|innerHTML", scripts[0][1])
 
 
+def test_numbers_of_sortable_tables_are_there_unrounded(either):
+    text = either.layout.report.read_text(encoding="utf-8")
+    tables = re.findall('<table class="sortable">.*?</table>', text, re.S)
+    cells = [cell for table in tables for cell in re.findall(r'<td class="n"([^>]*)>', table)]
+    values = [re.fullmatch(r' data-value="([^"]*)"', cell).group(1) for cell in cells]
+    numbers = [float(value) for value in values if value]
+    assert len(tables) >= 3 and np.isfinite(numbers).all()
+    scores = [float(row["normalized_score_mean10"]) for row in either.table("scores")]
+    assert set(scores) <= set(numbers)
+
+
 def test_links_within_the_report_lead_somewhere(either):
     text = either.layout.report.read_text(encoding="utf-8")
     targets = {address[1:] for address in Page(text).addresses if address.startswith("#")}
