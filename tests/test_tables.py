@@ -23,6 +23,7 @@ from PIL import Image, ImageSequence
 from dawm.analysis.animation import animate
 from dawm.analysis.comparison import compare
 from dawm.analysis.fidelity import assess
+from dawm.analysis.fidelity_page import NAMES, pooled
 from dawm.analysis.figures import curves_by_arm, draw_all, learning_curves, values_by_arm
 from dawm.analysis.film import film_policy
 from dawm.analysis.recipe_words import request_words
@@ -656,6 +657,19 @@ def test_arms_are_told_by_what_is_not_alike() -> None:
 )
 def test_requests_are_told_by_their_rule(request_settings, words) -> None:
     assert request_words(RequestSettings(**request_settings)) == words
+
+
+def test_fidelity_in_the_report_is_that_of_the_fidelity_page(results):
+    table = pd.read_csv(results.layout.tables / "fidelity.csv")
+    numbers = pooled(pd.concat([table, table])).set_index(["augmentation", "quantity"])  # as of two world models
+    once = table[table["horizon_step"] == 0].set_index(["augmentation", "quantity"])
+    page = Page(results.layout.report.read_text(encoding="utf-8"))
+    for arm, name in {"dawm": "dawm", **NAMES}.items():
+        (row,) = [row for row in page.rows if row[:2] == ["hopper", name] and len(row) == 11]
+        error = numbers.loc[(arm, "state_error")]
+        assert error["rows"] == 2 * once.loc[(arm, "state_error"), "rows"] == 2 * int(row[2].replace(",", ""))
+        assert row[3:5] == [f"{100 * error['coverage']:.0f} %", number(error["value"], 3)]
+        assert row[6] == number(numbers.loc[(arm, "reward_error"), "value"], 3)
 
 
 def test_report_shows_published_scores_beside_and_none_that_is_not_known(results):

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from dawm.analysis.fidelity import REAL, STILL
+from dawm.analysis.fidelity_page import NAMES, by_horizon
 from dawm.analysis.statistics import hierarchical_interval, hierarchical_intervals, interquartile_mean
 from dawm.analysis.style import (
     COLORS,
@@ -228,24 +228,18 @@ def fidelity_by_horizon(sealed: Sealed) -> Figure:
     for row, dataset in zip(grid_axes, datasets, strict=True):
         for axes, (quantity, label) in zip(row, quantities.items(), strict=True):
             chosen = table[(table["dataset"] == dataset) & (table["quantity"] == quantity)]
-            axes.set(title=dataset, xlabel="horizon step", ylabel=label)
             if chosen["value"].isna().all():
                 axes.text(0.5, 0.5, "could not be replayed", ha="center", color=GREY, transform=axes.transAxes)
+                axes.set(title=dataset, xlabel="horizon step", ylabel=label)
                 continue
+            judged = chosen.loc[chosen["horizon_step"] > 0, "augmentation"].unique()
+            lines = by_horizon(axes, chosen, {arm: styles.get(arm, ("black", "-")) for arm in judged}, quantity)
             floor, ceiling = (chosen.loc[chosen["augmentation"] == name, "value"].mean() for name in (REAL, STILL))
-            lowest = ceiling
-            for arm, group in chosen[chosen["horizon_step"] > 0].groupby("augmentation", sort=False):
-                color, line = styles.get(str(arm), ("black", "-"))
-                means = group.groupby("horizon_step")[["value", "low", "high"]].mean()  # over world-model seeds
-                axes.fill_between(means.index, means["low"], means["high"], color=color, alpha=0.18, linewidth=0)
-                axes.plot(means.index, means["value"], "o", color=color, linestyle=line, markersize=4, label=arm)
-                if means["value"].min() > 10 * floor:  # the oracle's lie far below the axis
-                    lowest = min(lowest, means["value"].min())
-            axes.axhline(ceiling, color=GREY, linestyle="--", linewidth=1.2, label="nothing moves")
-            axes.set_yscale("log")
-            axes.set_ylim(0.6 * lowest, 1.6 * ceiling)
-            axes.set_title(f"{dataset}\nnothing moves: {ceiling:.2g}; real, held out: {floor:.0e}", fontsize=9)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            lowest = lines.groupby("augmentation")["value"].min()
+            lowest = lowest[lowest > 10 * floor].min()  # the oracle's lie far below the axis
+            axes.set_ylim(0.6 * np.fmin(lowest, ceiling), 1.6 * ceiling)
+            axes.set_ylabel(label)
+            axes.set_title(f"{dataset}\n{NAMES[STILL]}: {ceiling:.2g}; {NAMES[REAL]}: {floor:.0e}", fontsize=9)
     outer_legend(figure)
     return figure
 

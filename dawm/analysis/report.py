@@ -15,7 +15,7 @@ from PIL import Image
 from dawm import __version__
 from dawm.analysis.animation import GIF
 from dawm.analysis.comparison_markdown import compared, verdicts
-from dawm.analysis.fidelity import REAL, STILL
+from dawm.analysis.fidelity_page import NAMES, pooled
 from dawm.analysis.film import FILM
 from dawm.analysis.recipe_words import recipe_words
 from dawm.analysis.statistics import RESAMPLES
@@ -30,7 +30,6 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 PUBLISHED = Path(__file__).with_name("published_scores.csv")
 """Others' scores with protocol and source, collected by hand from papers and READMEs."""
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-SHOWN = {REAL: "real, held out", STILL: "nothing moves"}
 
 
 def write_report(results: Path, experiment: Experiment) -> None:
@@ -99,23 +98,14 @@ def summary_table(tables: Sealed) -> list[dict]:
 
 def fidelity_table(tables: Sealed) -> list[dict]:
     """Errors and terminals by arm, steps 2 and later together, averaged over world-model seeds."""
-    if not (table := readable(tables, "fidelity.csv")):
+    if not readable(tables, "fidelity.csv"):
         return []
-    frame = pd.DataFrame(table)
-    frame = frame[(frame["horizon_step"] == 0) & ~frame["quantity"].str.startswith("action_error")]
-    rows = []
-    for (dataset, arm), group in frame.groupby(["dataset", "augmentation"], sort=False):
-        means = group.groupby("quantity")["value"].mean()
-        counts = group[group["quantity"] == "state_error"]
-        rows.append(
-            {
-                "dataset": dataset,
-                "arm": SHOWN.get(arm, arm),
-                "rows": int(counts["rows"].sum()),
-                "coverage": counts["coverage"].mean(),
-                **means.to_dict(),
-            }
-        )
+    rows, table = [], pooled(read_csv(tables, "fidelity.csv"))
+    for (dataset, arm), group in table.groupby(["dataset", "augmentation"], sort=False):
+        numbers = group.set_index("quantity")
+        place = {"dataset": dataset, "arm": NAMES.get(str(arm), arm)}
+        if "state_error" in numbers.index:  # not of inverse dynamics
+            rows.append(place | numbers.loc["state_error", ["rows", "coverage"]].to_dict() | numbers["value"].to_dict())
     return rows
 
 

@@ -206,6 +206,7 @@ rule figures:
     input:
         seal_of(layout.tables),
         module("analysis/figures.py"),
+        module("analysis/fidelity_page.py"),
         module("analysis/style.py"),
     output:
         seal_of(layout.figures),
@@ -257,6 +258,7 @@ rule report:
         [seal_of(layout.film(run)) for run in filmed_runs(matrix)],
         [seal_of(layout.animation(*key)) for key in animated_sets(experiment)],
         module("analysis/report.py"),
+        module("analysis/fidelity_page.py"),
         module("analysis/recipe_words.py"),
         module("analysis/published_scores.csv"),
         module("analysis/report.html.j2"),
