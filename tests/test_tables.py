@@ -14,6 +14,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,7 +29,7 @@ from dawm.analysis.figures import curves_by_arm, draw_all, learning_curves, valu
 from dawm.analysis.film import film_policy
 from dawm.analysis.recipe_words import request_words
 from dawm.analysis.report import arm_rows, number, points, write_report
-from dawm.analysis.style import ALGORITHMS
+from dawm.analysis.style import ALGORITHMS, STYLE, save
 from dawm.analysis.tables import check_scales, write_tables
 from dawm.analysis.timings import write_timings
 from dawm.config import EnvironmentSettings, Experiment, ExportSettings, RequestSettings, load_experiment, read
@@ -495,6 +496,18 @@ def test_of_many_arms_there_are_more_figures_and_other_captions(results, tmp_pat
     said = ("of the other arms in grey", "Learning curves of TD3+BC, arm by arm", "from\nthe least seed")
     for words in said:
         assert words in text and words not in few
+
+
+def test_pictures_have_a_palette_and_look_the_same(tmp_path) -> None:
+    with plt.rc_context(STYLE):
+        figure = learning_curves(Tables())
+        figure.savefig(tmp_path / "all.png", bbox_inches="tight")
+        save(figure, tmp_path / "palette.png")
+    with Image.open(tmp_path / "all.png") as full, Image.open(tmp_path / "palette.png") as reduced:
+        assert reduced.mode == "P" and full.info["dpi"] == pytest.approx(reduced.info["dpi"], abs=0.01)
+        difference = np.abs(np.asarray(full.convert("RGB"), float) - np.asarray(reduced.convert("RGB")))
+    assert difference.mean() < 0.5 and (difference > 40).mean() < 1e-3
+    assert (tmp_path / "palette.png").stat().st_size < 0.6 * (tmp_path / "all.png").stat().st_size
 
 
 def test_equal_tables_make_equal_figures(results, tmp_path):

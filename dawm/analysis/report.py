@@ -225,7 +225,7 @@ def moving(sealed: Sealed, name: str) -> str | None:
         return None
     smaller = io.BytesIO()
     with Image.open(io.BytesIO(sealed.read(name))) as picture:
-        picture.save(smaller, "WEBP", save_all=True, quality=60, method=4)
+        picture.save(smaller, "WEBP", save_all=True, quality=40, method=4)
     return "data:image/webp;base64," + base64.b64encode(smaller.getvalue()).decode()
 
 

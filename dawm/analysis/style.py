@@ -12,6 +12,7 @@ import pandas as pd
 matplotlib.use("agg")
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 from dawm.data.files import whole_file
 
@@ -110,7 +111,13 @@ NO_DATES: dict[str, dict[str, None]] = {
 
 
 def save(figure: Figure, *paths: Path) -> None:
-    """The figure as PNG or as PDF with vectors and embedded fonts, by each path's suffix; the same bytes each time."""
+    """The figure as PNG of 256 colours, a third as large as of all, or as PDF with vectors and embedded fonts, by
+    each path's suffix; the same bytes each time."""
     for path in paths:
         with whole_file(path) as part:
             figure.savefig(part, format=path.suffix[1:], metadata=NO_DATES[path.suffix], bbox_inches="tight")
+            if path.suffix == ".png":
+                with Image.open(part) as picture:
+                    reduced = picture.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+                    dots = picture.info["dpi"]
+                reduced.save(part, format="PNG", optimize=True, dpi=dots)
