@@ -13,6 +13,7 @@ from scipy import stats
 
 from dawm.analysis.comparison import compare
 from dawm.analysis.comparison_figures import intervals
+from dawm.analysis.comparison_markdown import verdicts
 from dawm.cli import main
 from dawm.data.sealed import open_sealed
 
@@ -215,6 +216,31 @@ def test_iqms_stand_by_arm_and_reference_learners_below_every_other(tmp_path: Pa
     assert labels == [["real", "dawm", "BC", "BC, dawm"], ["real", "BC", "BC, dawm"]]
     iqm = found["aggregates"].query("statistic == 'iqm' and algorithm == 'iql'").iloc[0]
     assert real[5] == f"{iqm['value']:.1f} ({iqm['low']:.1f} to {iqm['high']:.1f})"
+
+
+def test_verdict_is_that_of_the_pairs(tmp_path: Path) -> None:
+    def worse_on_one(task: str, arm: str, seed: int) -> float:
+        return 12.0 if task == TASKS[0] else -2.0
+
+    found = written(tmp_path, table({"real": nothing, "dawm": worse_on_one, "dwm": five}))
+    (pair,) = found["pairs"].query("augmentation == 'dawm' and other == 'real'").to_dict("records")
+    (said,) = verdicts(found["pairs"], found["differences"])
+    assert said.startswith(f"TD3+BC: `dawm` minus `real` is {pair['iqm_difference']:+z.1f} (")
+    sure = "holds" if pair["iqm_low"] <= 0 <= pair["iqm_high"] else "excludes"
+    assert f"({pair['iqm_low']:+z.1f} to {pair['iqm_high']:+z.1f}, which {sure} zero) in IQM and" in said
+    assert "+5.0 (+5.0 to +5.0, which excludes zero) in the mean;" in said
+    assert said.endswith("better on 1 of 2 data sets, worst on walker2d-medium (-2.0).")
+
+
+def test_verdict_is_of_the_first_other_arm_where_the_method_is_none_and_of_each_learner(tmp_path: Path) -> None:
+    scores = [table({"real": nothing, "dwm": five, "joint": nothing}, learner) for learner in ("td3_bc", "iql")]
+    single = [rows[rows["seed"] == 3] for rows in scores]
+    found = written(tmp_path, *single)
+    said = verdicts(found["pairs"], found["differences"])
+    assert [words.split(" is ")[0] for words in said] == ["TD3+BC: `dwm` minus `real`", "IQL: `dwm` minus `real`"]
+    assert "+5.0 (one seed: no interval) in IQM" in said[0]
+    alone = written(tmp_path / "alone", table({"real": nothing}))
+    assert verdicts(alone["pairs"], alone["differences"]) == []
 
 
 def test_tables_of_several_experiments_are_read_together(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ from dawm.config import (
     ThresholdSettings,
     WorldModelSettings,
     as_mapping,
+    decisive,
     json_schema,
     load_experiment,
     parse_yaml,
@@ -54,7 +55,8 @@ from dawm.config import (
 )
 from dawm.config.reading import plain
 from dawm.errors import InputError
-from dawm.layout import filmed_runs, runs, synthetic_sets
+from dawm.jobs import jobs
+from dawm.layout import Layout, filmed_runs, runs, synthetic_sets
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = sorted((ROOT / "config").glob("*.yaml"))
@@ -136,6 +138,15 @@ def test_dawm_is_the_recommended_recipe(name):
 
 def test_there_are_shipped_configs():
     assert {path.name for path in SHIPPED} >= {"quickstart.yaml", "local-locomotion.yaml", "d4rl-locomotion.yaml"}
+
+
+def test_notes_decide_nothing():
+    plainly, noted = (read(Experiment, MINIMAL | more, "here") for more in ({}, {"notes": ["The data are old."]}))
+    assert noted.notes == ("The data are old.",) and plainly.notes == ()
+    assert decisive(noted) == decisive(plainly) and "notes" not in decisive(noted)
+    assert noted.matrix() == plainly.matrix()
+    made = [[(job, job.settings) for job in jobs(Layout(Path()), experiment)] for experiment in (plainly, noted)]
+    assert made[0] == made[1]
 
 
 def test_minimal_config_takes_every_default():

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,13 +24,15 @@ from PIL import Image, ImageSequence
 from dawm.analysis.animation import animate
 from dawm.analysis.comparison import compare
 from dawm.analysis.fidelity import assess
-from dawm.analysis.figures import draw_all
+from dawm.analysis.fidelity_page import NAMES, pooled
+from dawm.analysis.figures import curves_by_arm, draw_all, learning_curves, values_by_arm
 from dawm.analysis.film import film_policy
-from dawm.analysis.report import number, points, write_report
-from dawm.analysis.style import ALGORITHMS
+from dawm.analysis.recipe_words import request_words
+from dawm.analysis.report import arm_rows, number, points, write_report
+from dawm.analysis.style import ALGORITHMS, STYLE, save
 from dawm.analysis.tables import check_scales, write_tables
 from dawm.analysis.timings import write_timings
-from dawm.config import EnvironmentSettings, Experiment, ExportSettings, read
+from dawm.config import EnvironmentSettings, Experiment, ExportSettings, RequestSettings, load_experiment, read
 from dawm.data.export import export
 from dawm.data.sealed import open_sealed
 from dawm.errors import InputError
@@ -37,6 +40,7 @@ from dawm.layout import Layout, Run, filmed_runs, runs
 from dawm.offline_rl.training import train_policy
 from dawm.rendering import choose_renderer
 
+ROOT = Path(__file__).resolve().parents[1]
 REPORTED = ("comparison", "figures", "timings")
 SCORES = (
     "experiment,dataset,algorithm,augmentation,seed,world_model_seed,data_fraction,real_fraction,"
@@ -432,13 +436,78 @@ def test_real_data_alone_makes_scores_and_empty_fidelity(real_only):
 
 
 def test_figures_are_those_that_there_are_data_for(results, real_only):
-    both = {"learning-curves", "scores", "values", "batches"}
+    both = {"learning-curves", "scores", "values"}
     for made, names in ((results, both | {"fidelity", "inverse-dynamics"}), (real_only, both)):
         found = open_sealed(made.layout.figures, "figures").files
         assert set(found) == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
         for path in map(made.layout.figures.joinpath, found):
             start = b"\x89PNG\r\n\x1a\n" if path.suffix == ".png" else b"%PDF-"
             assert path.read_bytes().startswith(start) and path.stat().st_size > 2000
+
+
+class Tables:
+    """In the place of sealed tables: scores and curves of eight arms, two seeds of two learners on one data set."""
+
+    def __init__(self) -> None:
+        arms = [*"abcdef", "real", "dawm"]
+        keys = [(learner, arm, seed) for learner in ("td3_bc", "iql") for arm in arms for seed in (0, 1)]
+        rows = [dict(zip(("algorithm", "augmentation", "seed"), key, strict=True)) for key in keys]
+        place = {"dataset": "hopper", "world_model_seed": 0}
+        scores = pd.DataFrame([row | place for row in rows])
+        curves = scores.merge(pd.DataFrame({"step": range(1, 13)}), how="cross")
+        curves["normalized_score"] = curves["step"] + curves["seed"]
+        curves["q"] = 2 * curves["step"] + curves["augmentation"].map(arms.index)
+        datasets = pd.DataFrame([{"dataset": "hopper", "normalized_score_mean": 3.0}])
+        self.files = {"scores.csv": scores, "learning_curves.csv": curves, "datasets.csv": datasets}
+
+    def read(self, name: str) -> bytes:
+        return self.files[name].to_csv(index=False).encode()
+
+
+def test_of_many_arms_curves_show_two_before_the_others_and_each_in_a_row_of_its_own() -> None:
+    both = learning_curves(Tables())
+    for axes in both.axes:
+        labels = [line.get_label() for line in axes.get_lines()]
+        assert set(labels) == {"real", "dawm", "other arms", "mean of the data"} and labels.count("other arms") == 6
+        assert len(axes.collections) == 2  # bands
+    rows = curves_by_arm(Tables(), "iql")
+    assert [axes.get_ylabel() for axes in rows.axes] == [*"abcdef", "dawm"]
+    assert all(len(axes.get_lines()) == 2 and len(axes.collections) == 1 for axes in rows.axes)
+
+
+def test_of_many_arms_values_are_a_mark_each() -> None:
+    figure = values_by_arm(Tables())
+    marks = {line.get_label(): line for line in figure.axes[0].get_lines() if line.get_linestyle() == "None"}
+    assert list(marks) == [*"abcdef", "real", "dawm"]
+    last = np.mean(range(3, 13))  # of twelve evaluations the last ten
+    for place, mark in enumerate(marks.values()):
+        assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (last + 0.5, 2 * last + place)
+
+
+def test_of_many_arms_there_are_more_figures_and_other_captions(results, tmp_path, monkeypatch) -> None:
+    few = results.layout.report.read_text(encoding="utf-8")
+    assert "mean over seeds with a 95 % bootstrap interval. Dotted" in few and "from evaluation to evaluation" in few
+    monkeypatch.setattr("dawm.analysis.style.MANY", 1)
+    again = results.copied(tmp_path / "tiny", "tables", "synthetic", "films", "animations", *REPORTED)
+    draw_all(again.layout.tables, again.layout.figures)
+    assert "learning-curves-td3_bc.png" in open_sealed(again.layout.figures, "figures").files
+    again.report()
+    text = again.layout.report.read_text(encoding="utf-8")
+    said = ("of the other arms in grey", "Learning curves of TD3+BC, arm by arm", "from\nthe least seed")
+    for words in said:
+        assert words in text and words not in few
+
+
+def test_pictures_have_a_palette_and_look_the_same(tmp_path) -> None:
+    with plt.rc_context(STYLE):
+        figure = learning_curves(Tables())
+        figure.savefig(tmp_path / "all.png", bbox_inches="tight")
+        save(figure, tmp_path / "palette.png")
+    with Image.open(tmp_path / "all.png") as full, Image.open(tmp_path / "palette.png") as reduced:
+        assert reduced.mode == "P" and full.info["dpi"] == pytest.approx(reduced.info["dpi"], abs=0.01)
+        difference = np.abs(np.asarray(full.convert("RGB"), float) - np.asarray(reduced.convert("RGB")))
+    assert difference.mean() < 0.5 and (difference > 40).mean() < 1e-3
+    assert (tmp_path / "palette.png").stat().st_size < 0.6 * (tmp_path / "all.png").stat().st_size
 
 
 def test_equal_tables_make_equal_figures(results, tmp_path):
@@ -480,6 +549,17 @@ def test_report_is_offline(either):
     assert not re.search(r"fetch|XMLHttp|import|http|src|eval|innerHTML", scripts[0][1])
 
 
+def test_numbers_of_sortable_tables_are_there_unrounded(either):
+    text = either.layout.report.read_text(encoding="utf-8")
+    tables = re.findall('<table class="sortable">.*?</table>', text, re.S)
+    cells = [cell for table in tables for cell in re.findall(r'<td class="n"([^>]*)>', table)]
+    values = [re.fullmatch(r' data-value="([^"]*)"', cell).group(1) for cell in cells]
+    numbers = [float(value) for value in values if value]
+    assert len(tables) >= 3 and np.isfinite(numbers).all()
+    scores = [float(row["normalized_score_mean10"]) for row in either.table("scores")]
+    assert set(scores) <= set(numbers)
+
+
 def test_links_within_the_report_lead_somewhere(either):
     text = either.layout.report.read_text(encoding="utf-8")
     targets = {address[1:] for address in Page(text).addresses if address.startswith("#")}
@@ -498,17 +578,111 @@ def test_report_compares_the_arms(results):
     assert row[9] == f"{int(scores['dawm'].mean() > scores['real'].mean())} of 1"
 
 
+def test_report_begins_with_notes_and_the_verdict(results, tmp_path):
+    experiment = dataclasses.replace(results.experiment, notes=("Its <data> are old.", "`dawm` has few."))
+    parts = ("tables", "synthetic", "films", "animations", *REPORTED)
+    again = Results(results.copied(tmp_path / "tiny", *parts).root, experiment)
+    again.report()
+    text = again.layout.report.read_text(encoding="utf-8")
+    lead, overview, _ = re.split('<h2 id="(?:overview|protocol)">', text)
+    for part in (lead, overview):
+        assert "Its &lt;data&gt; are old.</p>" in part and "<code>dawm</code> has few.</p>" in part
+    assert "<code>dawm</code> minus <code>real</code>" in overview and "better on" in overview.split("<figure>")[0]
+    seals = [open_sealed(made.root, "report") for made in (results, again)]
+    assert seals[0].provenance["settings"] == seals[1].provenance["settings"]
+    assert "notes" not in seals[1].provenance["settings"]
+
+
+def test_what_is_left_out_stands_in_the_report_without_back_ticks(results, tmp_path):
+    again = results.copied(tmp_path / "tiny", "tables", "synthetic", "films", "animations", *REPORTED)
+    scores = pd.read_csv(again.layout.tables / "scores.csv")
+    scores.loc[(scores["augmentation"] == "dawm") & (scores["seed"] == 4), "normalized_score_mean10"] = np.nan
+    scores.to_csv(tmp_path / "scores.csv", index=False)
+    compare([tmp_path / "scores.csv"], again.layout.comparison)
+    again.report()
+    text = again.layout.report.read_text(encoding="utf-8")
+    overview = text.partition('id="overview"')[2].partition('id="protocol"')[0]
+    assert "since <code>dawm</code> has no score with seed 4." in overview and "`" not in overview
+
+
+def test_the_planner_is_asked_in_multiples_of_what_is_1_to_its_model(results, tmp_path, monkeypatch):
+    row = {"dataset": "hopper", "generator": "dawm", "request": 0.8, "mean": 20.0, "std": 1.0, "milliseconds": 9.0}
+    monkeypatch.setattr("dawm.analysis.report.planner_rows", lambda tables: [row | {"models": 3}])
+    again = results.copied(tmp_path / "tiny", "tables", "synthetic", "films", "animations", *REPORTED)
+    again.report()
+    text = " ".join(again.layout.report.read_text(encoding="utf-8").split())
+    assert "multiples of the one that is 1 to the model: the largest in the data, where <code>return_scales" in text
+
+
 def test_report_tells_what_every_arm_is_and_costs(results, real_only):
     page = Page(results.layout.report.read_text(encoding="utf-8"))
-    assert ["real", "1.0", "–"] in page.rows
+    assert ["real", "1.0", "1.000", "–"] in page.rows
     (arm,) = [row for row in page.rows if row[:2] == ["dawm", "0.5"]]
-    assert arm[2] == (
-        "diffusion of windows of 8, residual, actions inferred; 3 sampling steps, "
-        "asked for 1.1 times a start's own return; 150,000 trajectories"
+    curves = pd.read_csv(results.layout.tables / "learning_curves.csv")
+    drawn = curves.loc[curves["augmentation"] == "dawm", "real_share"].mean()
+    assert arm[2] == f"{drawn:.3f}" and 0.3 < drawn < 0.7
+    assert arm[3] == (
+        "conditional diffusion over windows, actions by inverse dynamics; window 8; trajectories 150,000, "
+        "sampling steps 3, temperature 0.5, asked for a start's own return g and 0.1 |g| more"
     )
     costs = [row for row in page.rows if row[0] == "TD3+BC" and len(row) == 5]
     assert costs == [["TD3+BC", "real", "420", "0", "0.23"], ["TD3+BC", "dawm", "3,510", "180", "2.00"]]
     assert "Cost</h2>" not in real_only.layout.report.read_text()
+
+
+def told_arms(path: Path) -> list[dict]:
+    return arm_rows(load_experiment(path), pd.DataFrame({"augmentation": [], "real_share": []}))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
+def test_arms_of_different_transitions_are_told_apart(path: Path) -> None:
+    """No two lines are alike, and none is of the simulator's successor and of a model's."""
+    lines = [row["recipe"] for row in told_arms(path)]
+    lines = [line for line in lines if line != "–" and not line.startswith("those of ")]
+    assert len(set(lines)) == len(lines)
+    assert not [line for line in lines if "by the simulator" in line and "by the forward model" in line]
+
+
+def test_arms_are_told_by_what_is_not_alike() -> None:
+    told = {}
+    for name in ("evidence", "sweeps"):
+        told |= {(name, row["name"]): row["recipe"] for row in told_arms(ROOT / f"config/{name}.yaml")}
+    assert told["sweeps", "dawm__temperature_100"] == "as dawm, but temperature 1"
+    assert told["sweeps", "dwm__temperature_150"] == "as dwm, but temperature 1.5"
+    assert told["sweeps", "dawm__real_25"] == "those of dawm" and told["sweeps", "real"] == "–"
+    assert "temperature 0.5, asked for a start's own return g and 0.1 |g| more" in told["sweeps", "dawm"]
+    assert "shards" in told["sweeps", "dawm"] and "shards" not in told["evidence", "dawm"]  # alike in all of them
+    assert told["evidence", "oracle"].startswith("as dawm, but successor, reward and terminal by the simulator")
+    for words in ("unconditional", "edm", "loss absolute", "dpmpp_2m", "steps 20", "terminals by the world model"):
+        assert words in told["evidence", "synther"]
+    assert "asked for" not in told["evidence", "synther"] and "sampler" not in told["evidence", "one_step"]
+
+
+@pytest.mark.parametrize(
+    ("request_settings", "words"),
+    [
+        ({"amount": 1.3}, "a start's own return g and 0.3 |g| more"),
+        ({"amount": 0.8}, "a start's own return g and 0.2 |g| less"),
+        ({"amount": 1.0}, "a start's own return g"),
+        ({"kind": "quantile", "amount": 0.9}, "the 0.9 quantile of the data's returns"),
+        ({"kind": "value", "amount": 0.6}, "0.6 of the return that is 1 to the model"),
+    ],
+)
+def test_requests_are_told_by_their_rule(request_settings, words) -> None:
+    assert request_words(RequestSettings(**request_settings)) == words
+
+
+def test_fidelity_in_the_report_is_that_of_the_fidelity_page(results):
+    table = pd.read_csv(results.layout.tables / "fidelity.csv")
+    numbers = pooled(pd.concat([table, table])).set_index(["augmentation", "quantity"])  # as of two world models
+    once = table[table["horizon_step"] == 0].set_index(["augmentation", "quantity"])
+    page = Page(results.layout.report.read_text(encoding="utf-8"))
+    for arm, name in {"dawm": "dawm", **NAMES}.items():
+        (row,) = [row for row in page.rows if row[:2] == ["hopper", name] and len(row) == 11]
+        error = numbers.loc[(arm, "state_error")]
+        assert error["rows"] == 2 * once.loc[(arm, "state_error"), "rows"] == 2 * int(row[2].replace(",", ""))
+        assert row[3:5] == [f"{100 * error['coverage']:.0f} %", number(error["value"], 3)]
+        assert row[6] == number(numbers.loc[(arm, "reward_error"), "value"], 3)
 
 
 def test_report_shows_published_scores_beside_and_none_that_is_not_known(results):

@@ -271,6 +271,20 @@ def test_a_changed_setting_reruns_what_depends_on_it(finished: Path) -> None:
         config.write_text(original)
 
 
+def test_a_note_is_told_to_the_report_alone(tmp_path: Path) -> None:
+    folder = clone(tmp_path)
+    (folder / "noted.yaml").write_text((folder / "tiny.yaml").read_text() + 'notes: ["This is no evidence."]\n')
+    targets = ("all", "fidelity", "steering")
+    commands = []
+    for config in ("tiny.yaml", "noted.yaml"):
+        run = snakemake(folder, "--dry-run", "--forceall", "--printshellcmds", "--", *targets, config=config)
+        assert run.returncode == 0, run.stderr
+        commands.append(set(re.findall(r"exec (python -m dawm .*)", run.stdout + run.stderr)))
+    plainly, noted = commands
+    assert {words.split()[3] for words in noted} > {"timings", "fidelity", "steering", "tables", "train-policy"}
+    assert [words.split()[3] for words in noted ^ plainly] == ["report", "report"]
+
+
 @pytest.mark.parametrize("forgotten", [False, True], ids=["", "without .snakemake"])
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished: Path, tmp_path: Path, forgotten: bool) -> None:
     """kill -9 of the scheduler and its jobs half way: what was complete stays and the rest follows, also where all that

@@ -24,6 +24,7 @@ from dawm.analysis.style import (
     banded,
     learner_name,
     learners,
+    method_of,
     outer_legend,
     reference_name,
     save,
@@ -99,8 +100,8 @@ def bar(axes: Axes, place: float, value: float, low: float, high: float, color: 
 
 
 def improvement(pairs: pd.DataFrame) -> Figure:
-    """P(a run of the method is better than one of another arm), or of the first arm where there is no such."""
-    method = METHOD if METHOD in set(pairs["augmentation"]) else pairs["augmentation"].iloc[0]
+    """P(a run of the method, see `method_of`, is better than one of another arm)."""
+    method = method_of(pairs["augmentation"])
     table = pairs[pairs["augmentation"] == method]
     most = table.groupby("algorithm").size().max()
     figure, panels = learner_panels(table, height=0.8 + 0.27 * most)

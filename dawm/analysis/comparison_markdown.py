@@ -8,22 +8,47 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dawm.analysis.style import METHOD, REFERENCE, learner_name, learners, reference_name
+from dawm.analysis.style import METHOD, REFERENCE, learner_name, learners, method_of, reference_name
 
 SCORE = "normalized_score_mean10"
 """The score that arms are compared by."""
 PANEL = ["algorithm", "data_fraction", "augmentation"]
 
 
-def compared(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> list[dict[str, Any]]:
+def compared(aggregates: pd.DataFrame, pairs: pd.DataFrame, method: str = METHOD) -> list[dict[str, Any]]:
     """A row for each arm's IQM, with the pairs `above` (it against the reference arm) and `lead` (the method against
     it), None where there are none."""
     known = _by_arms(pairs)
     rows = []
     for row in aggregates[aggregates["statistic"] == "iqm"].to_dict("records"):
         place, arm = (row["algorithm"], row["data_fraction"]), row["augmentation"]
-        rows.append({**row, "above": known.get((*place, arm, REFERENCE)), "lead": known.get((*place, METHOD, arm))})
+        rows.append({**row, "above": known.get((*place, arm, REFERENCE)), "lead": known.get((*place, method, arm))})
     return rows
+
+
+def verdicts(pairs: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
+    """A sentence for each learner and data fraction: the method against the reference arm, in IQM and in the mean, on
+    how many data sets it is better, and which is the worst."""
+    method, parts, said = method_of(pairs["augmentation"]), pairs["data_fraction"].nunique() > 1, []
+    for pair in pairs[(pairs["augmentation"] == method) & (pairs["other"] == REFERENCE)].to_dict("records"):
+        place = (differences[list(PANEL)] == [pair[name] for name in PANEL]).all(axis=1)
+        worst = differences[place].sort_values("difference", kind="stable").iloc[0]
+        learner = learner_name(pair["algorithm"]) + (f", {pair['data_fraction']:.0%} of the data" if parts else "")
+        sets = f"{pair['datasets']} data set{'s' if pair['datasets'] > 1 else ''}"
+        said.append(
+            f"{learner}: `{method}` minus `{REFERENCE}` is {_sure(pair, 'iqm')} in IQM and {_sure(pair, 'mean')} "
+            f"in the mean; better on {pair['better']} of {sets}, worst on {worst['dataset']} "
+            f"({worst['difference']:+z.1f})."
+        )
+    return said
+
+
+def _sure(pair: Mapping[str, Any], statistic: str) -> str:
+    """A difference, its interval, and whether that holds zero."""
+    value, low, high = (pair[f"{statistic}_{name}"] for name in ("difference", "low", "high"))
+    if np.isnan(low):
+        return f"{value:+z.1f} (one seed: no interval)"
+    return f"{value:+z.1f} ({low:+z.1f} to {high:+z.1f}, which {'holds' if low <= 0 <= high else 'excludes'} zero)"
 
 
 def _by_arms(pairs: pd.DataFrame) -> dict[tuple, dict[str, Any]]:

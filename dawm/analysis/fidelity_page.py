@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from dawm.analysis.fidelity import REAL, STILL
 from dawm.analysis.style import GREY, STYLE, Styles, arm_styles, save
 from dawm.analysis.tables import assessed, check_scales, read_csv
-from dawm.config import Experiment, as_mapping
+from dawm.config import Experiment, decisive
 from dawm.data.files import only_writer, write_csv, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
 from dawm.layout import Layout, all_synthetic_sets, trained_models
@@ -59,7 +59,7 @@ def write_fidelity(results: Path, experiment: Experiment) -> None:
             layout.fidelity,
             "fidelity",
             files=["fidelity.csv", "fidelity.md", "fidelity.png", "fidelity.pdf", "models.csv"],
-            settings=as_mapping(experiment),
+            settings=decisive(experiment),
             inputs={
                 **{f"{name}/{recipe}/seed-{seed}": sealed for (name, recipe, seed), sealed in assessments.items()},
                 **{f"{kind}/{name}/{recipe}/seed-{n}": sealed for (name, kind, recipe, n), sealed in models.items()},
@@ -78,11 +78,10 @@ def last_evaluations(models: Mapping[tuple[str, str, str, int], Sealed]) -> pd.D
 
 
 def pooled(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of fidelity.csv that belong to no single step, averaged over world-model seeds: one line for each data
-    set, arm and quantity, in the order of their first appearance."""
-    chosen = table[table["horizon_step"] == 0]
-    keys = ["dataset", "augmentation", "quantity"]
-    return chosen.groupby(keys, sort=False)[["value", "low", "high", "coverage"]].mean().reset_index()
+    """The rows of fidelity.csv that belong to no single step, averaged over world-model seeds, `rows` added up: one
+    line for each data set, arm and quantity, in the order of their first appearance."""
+    groups = table[table["horizon_step"] == 0].groupby(["dataset", "augmentation", "quantity"], sort=False)
+    return groups[["value", "low", "high", "coverage"]].mean().assign(rows=groups["rows"].sum()).reset_index()
 
 
 def arms_of(table: pd.DataFrame, dataset: str) -> list[str]:
@@ -144,18 +143,21 @@ def page(table: pd.DataFrame, styles: Styles) -> Figure:
     return figure
 
 
-def by_horizon(axes: Axes, table: pd.DataFrame, styles: Styles) -> None:
-    """Median state error with its interval at each step, on a logarithmic axis between floor and ceiling."""
-    chosen = table[table["quantity"] == "state_error"]
+def by_horizon(axes: Axes, table: pd.DataFrame, styles: Styles, quantity: str = "state_error") -> pd.DataFrame:
+    """A median error with its interval at each step on a logarithmic axis, means over world-model seeds; dashed: where
+    nothing moves. Returns what was drawn, a row for each arm and step."""
+    chosen = table[table["quantity"] == quantity]
+    steps = chosen[chosen["augmentation"].isin(styles) & (chosen["horizon_step"] > 0)]
+    lines = steps.groupby(["augmentation", "horizon_step"])[["value", "low", "high"]].mean()
     for arm, (color, line) in styles.items():
-        steps = chosen[(chosen["augmentation"] == arm) & (chosen["horizon_step"] > 0)]
-        means = steps.groupby("horizon_step")[["value", "low", "high"]].mean()
+        means = lines[lines.index.get_level_values("augmentation") == arm].droplevel("augmentation")
         axes.fill_between(means.index, means["low"], means["high"], color=color, alpha=0.18, linewidth=0)
         axes.plot(means.index, means["value"], "o", color=color, linestyle=line, markersize=4, label=arm)
     ceiling = chosen.loc[chosen["augmentation"] == STILL, "value"].mean()
-    axes.axhline(ceiling, color=GREY, linestyle="--", linewidth=1.2, label="nothing moves")
+    axes.axhline(ceiling, color=GREY, linestyle="--", linewidth=1.2, label=NAMES[STILL])
     axes.set(yscale="log", xlabel="horizon step", ylabel="state error (one-step changes)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return lines
 
 
 def parts_of_error(axes: Axes, numbers: pd.DataFrame, styles: Styles) -> None:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup, escape
 from PIL import Image
 
 from dawm import __version__
 from dawm.analysis.animation import GIF
-from dawm.analysis.comparison_markdown import compared
-from dawm.analysis.fidelity import REAL, STILL
+from dawm.analysis.comparison_markdown import compared, verdicts
+from dawm.analysis.fidelity_page import NAMES, pooled
 from dawm.analysis.film import FILM
+from dawm.analysis.recipe_words import recipe_words
 from dawm.analysis.statistics import RESAMPLES
-from dawm.analysis.style import METHOD, REFERENCE, learner_name
+from dawm.analysis.style import REFERENCE, is_many, learner_name, method_of
 from dawm.analysis.tables import read_csv
-from dawm.config import Experiment, GeneratorSettings, RequestSettings, as_mapping, as_yaml
+from dawm.config import Experiment, as_yaml, decisive
 from dawm.data.files import only_writer, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
 from dawm.layout import Layout, Run, animated_sets, filmed_runs, synthetic_sets
@@ -27,7 +30,6 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 PUBLISHED = Path(__file__).with_name("published_scores.csv")
 """Others' scores with protocol and source, collected by hand from papers and READMEs."""
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-SHOWN = {REAL: "real, held out", STILL: "nothing moves"}
 
 
 def write_report(results: Path, experiment: Experiment) -> None:
@@ -35,21 +37,24 @@ def write_report(results: Path, experiment: Experiment) -> None:
     layout, matrix = Layout(results), experiment.matrix()
     inputs = {name: open_sealed(layout.root / name, name) for name in ("tables", "comparison", "figures", "timings")}
     tables, comparison = inputs["tables"], inputs["comparison"]
+    pairs, method = read_csv(comparison, "pairs.csv"), method_of(experiment.augmentations)
     synthetic = [open_sealed(layout.synthetic(*key), "synthetic") for key in synthetic_sets(matrix)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"number": number, "points": points, "learner": learner_name}
+    environment.filters |= {"number": number, "points": points, "learner": learner_name, "marked": marked}
     page = environment.get_template(TEMPLATE.name).render(
         experiment=experiment,
         version=__version__,
         resamples=RESAMPLES,
         reference=REFERENCE,
-        method=METHOD,
+        method=method,
         datasets=read_csv(tables, "datasets.csv").to_dict("records"),
-        arms=arm_rows(experiment),
+        arms=arm_rows(experiment, read_csv(tables, "learning_curves.csv")),
+        many=is_many(experiment.augmentations),
         notes=comparison.metadata["notes"],
-        compared=compared(*(read_csv(comparison, f"{name}.csv") for name in ("aggregates", "pairs"))),
+        verdicts=verdicts(pairs, read_csv(comparison, "differences.csv")),
+        compared=compared(read_csv(comparison, "aggregates.csv"), pairs, method),
         summary=summary_table(tables),
         planner=planner_rows(tables),
         published=published_table(tables),
@@ -73,7 +78,7 @@ def write_report(results: Path, experiment: Experiment) -> None:
     with only_writer(layout.root):
         unseal(layout.root, "report")
         write_text(layout.report, page)
-        settings = as_mapping(experiment)
+        settings = decisive(experiment)
         seal(layout.root, "report", files=[layout.report.name], settings=settings, inputs=inputs, metadata={})
 
 
@@ -93,23 +98,14 @@ def summary_table(tables: Sealed) -> list[dict]:
 
 def fidelity_table(tables: Sealed) -> list[dict]:
     """Errors and terminals by arm, steps 2 and later together, averaged over world-model seeds."""
-    if not (table := readable(tables, "fidelity.csv")):
+    if not readable(tables, "fidelity.csv"):
         return []
-    frame = pd.DataFrame(table)
-    frame = frame[(frame["horizon_step"] == 0) & ~frame["quantity"].str.startswith("action_error")]
-    rows = []
-    for (dataset, arm), group in frame.groupby(["dataset", "augmentation"], sort=False):
-        means = group.groupby("quantity")["value"].mean()
-        counts = group[group["quantity"] == "state_error"]
-        rows.append(
-            {
-                "dataset": dataset,
-                "arm": SHOWN.get(arm, arm),
-                "rows": int(counts["rows"].sum()),
-                "coverage": counts["coverage"].mean(),
-                **means.to_dict(),
-            }
-        )
+    rows, table = [], pooled(read_csv(tables, "fidelity.csv"))
+    for (dataset, arm), group in table.groupby(["dataset", "augmentation"], sort=False):
+        numbers = group.set_index("quantity")
+        place = {"dataset": dataset, "arm": NAMES.get(str(arm), arm)}
+        if "state_error" in numbers.index:  # not of inverse dynamics
+            rows.append(place | numbers.loc["state_error", ["rows", "coverage"]].to_dict() | numbers["value"].to_dict())
     return rows
 
 
@@ -132,45 +128,22 @@ def readable(tables: Sealed, name: str) -> list[dict]:
     return read_csv(tables, name).to_dict("records")
 
 
-def arm_rows(experiment: Experiment) -> list[dict]:
-    """What every arm's batches are made of, in words."""
+def arm_rows(experiment: Experiment, curves: pd.DataFrame) -> list[dict]:
+    """What every arm's batches are made of: the real share that was asked for, that of the rows as they were drawn
+    (curves: the table of learning curves), and the recipe in words."""
+    arms = experiment.matrix().augmentations
+    first: dict[str, str] = {}
+    for name, arm in arms.items():
+        if arm.generator is not None:
+            first.setdefault(arm.generator, name)
+    words = recipe_words({name: experiment.generators[generator] for generator, name in first.items()})
+    drawn = curves.groupby("augmentation")["real_share"].mean()
     rows = []
-    for name, arm in experiment.matrix().augmentations.items():
-        recipe = experiment.generators[arm.generator] if arm.generator else None
-        rows.append(
-            {"name": name, "real_fraction": arm.real_fraction, "recipe": "–" if recipe is None else words(recipe)}
-        )
+    for name, arm in arms.items():
+        owner = None if arm.generator is None else first[arm.generator]
+        recipe = "–" if owner is None else words.get(name, f"those of {owner}")
+        rows.append({"name": name, "real_fraction": arm.real_fraction, "drawn": drawn.get(name), "recipe": recipe})
     return rows
-
-
-def words(recipe: GeneratorSettings) -> str:
-    """A recipe in a line."""
-    model, synthesis = recipe.world_model, recipe.synthesis
-    if model is None:
-        said = [f"one-step model rolled out for {synthesis.horizon} steps by a cloned policy"]
-    elif not model.conditional:
-        said = [f"unconditional diffusion, windows of {model.window}"]
-    else:
-        said = [f"diffusion of windows of {model.window}, {model.denoiser}, actions {model.actions}"]
-        said.append(f"{synthesis.sampling_steps} sampling steps, asked for {request_words(synthesis.request)}")
-    if synthesis.correction.corrects:
-        said.append("successor and reward by a forward model")
-    if synthesis.correction.filters:
-        said.append("filtered by " + ", ".join(synthesis.correction.thresholds))
-    if synthesis.correction.oracle != "none":
-        replaced = synthesis.correction.oracle == "replace"
-        said.append(
-            "successor, reward and terminal by the simulator" if replaced else "rows that the simulator can replay"
-        )
-    if (expansion := synthesis.expansion) is not None:
-        weight = "" if expansion.weight is None else f", λ = {expansion.weight:g}"
-        said.append(f"as {expansion.steps}-step transitions{weight}")
-    return "; ".join([*said, f"{synthesis.trajectories:,} trajectories"])
-
-
-def request_words(request: RequestSettings) -> str:
-    kinds = {"factor": "times a start's own return", "quantile": "quantile of returns", "value": "times the scale"}
-    return f"{request.amount:g} {kinds[request.kind]}"
 
 
 def cost_rows(experiment: Experiment, table: pd.DataFrame) -> list[dict]:
@@ -252,8 +225,13 @@ def moving(sealed: Sealed, name: str) -> str | None:
         return None
     smaller = io.BytesIO()
     with Image.open(io.BytesIO(sealed.read(name))) as picture:
-        picture.save(smaller, "WEBP", save_all=True, quality=60, method=4)
+        picture.save(smaller, "WEBP", save_all=True, quality=40, method=4)
     return "data:image/webp;base64," + base64.b64encode(smaller.getvalue()).decode()
+
+
+def marked(text: str) -> Markup:
+    """Text with names in back-ticks, as Markdown has them, as HTML."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def points(score: float | None) -> str:

@@ -48,11 +48,18 @@ def resampled_runs(groups: np.ndarray, resamples: int, rng: np.random.Generator)
 
 def hierarchical_interval(values: np.ndarray, groups: np.ndarray, statistic: Statistic) -> tuple[float, float]:
     """95 % interval of `statistic` over values [n] that `resampled_runs` draws; NaN where there are fewer than two."""
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    replicates = values[resampled_runs(groups, RESAMPLES, np.random.default_rng(0))]
-    low, high = percentile_interval(statistic(replicates, axis=-1))
+    low, high = hierarchical_intervals(values, groups, statistic)
     return float(low), float(high)
+
+
+def hierarchical_intervals(
+    values: np.ndarray, groups: np.ndarray, statistic: Statistic
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same of several quantities of the runs, values [..., n]: ends [...]."""
+    if len(groups) < 2:
+        return np.full(values.shape[:-1], np.nan), np.full(values.shape[:-1], np.nan)
+    replicates = values[..., resampled_runs(groups, RESAMPLES, np.random.default_rng(0))]
+    return percentile_interval(statistic(replicates, axis=-1), axis=-1)
 
 
 def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from dawm.analysis.style import COLORS, GREY, STYLE, save
 from dawm.analysis.tables import CLOSED, OPEN, check_scales, read_csv
-from dawm.config import Experiment, as_mapping
+from dawm.config import Experiment, decisive
 from dawm.data.files import only_writer, write_csv, write_text
 from dawm.data.sealed import open_sealed, seal, unseal
 from dawm.errors import InputError
@@ -58,7 +58,7 @@ def write_steering(results: Path, experiment: Experiment) -> None:
             layout.steering_page,
             "steering-page",
             files=["steering.csv", "steering.md", "steering.png", "steering.pdf"],
-            settings=as_mapping(experiment),
+            settings=decisive(experiment),
             inputs={f"{name}/{recipe}/seed-{seed}": sealed for (name, recipe, seed), sealed in found.items()},
             metadata={"rows": len(table)},
         )

@@ -12,12 +12,13 @@ import pandas as pd
 matplotlib.use("agg")
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 from dawm.data.files import whole_file
 
 # Okabe and Ito's palette: distinguishable with every kind of colour vision.
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
-GREY = "#777777"
+GREY, PALE = "#777777", "#bdbdbd"
 STYLE: Any = {
     "figure.dpi": 150,
     "savefig.dpi": 150,
@@ -36,7 +37,7 @@ STYLE: Any = {
 ALGORITHMS = {"td3_bc": "TD3+BC", "iql": "IQL", "bc": "BC", "bc_10": "10 % BC"}
 REFERENCES = ("bc", "bc_10")
 """Learners that the others are measured by; they get no panels beside others."""
-LINES = ("-", "--", ":")
+LINES, MARKERS = ("-", "--", ":"), ("o", "s", "^")
 REFERENCE, METHOD = "real", "dawm"
 """The arms that the others are measured by."""
 MANY = 5
@@ -70,10 +71,21 @@ def arm_styles(arms: Iterable[str]) -> Styles:
     return {arm: (COLORS[n % len(COLORS)], LINES[n // len(COLORS) % len(LINES)]) for n, arm in enumerate(names)}
 
 
+def method_of(arms: Iterable[str]) -> str:
+    """The arm that others are compared with: the method, else the first that is not the reference, else that."""
+    names = list(arms)
+    return METHOD if METHOD in names else next((arm for arm in names if arm != REFERENCE), REFERENCE)
+
+
 def banded(arms: Iterable[str]) -> set[str]:
     """The arms whose intervals a figure of curves shows: of many only those that the others are measured by."""
-    names = set(arms)
-    return names if len(names) <= MANY else names & {REFERENCE, METHOD}
+    names = list(arms)
+    return set(names) & {REFERENCE, method_of(names)} if is_many(names) else set(names)
+
+
+def is_many(arms: Iterable[str]) -> bool:
+    """Whether there are more arms than a figure of curves can tell apart."""
+    return len(set(arms)) > MANY
 
 
 def outer_legend(figure: Figure) -> None:
@@ -99,7 +111,13 @@ NO_DATES: dict[str, dict[str, None]] = {
 
 
 def save(figure: Figure, *paths: Path) -> None:
-    """The figure as PNG or as PDF with vectors and embedded fonts, by each path's suffix; the same bytes each time."""
+    """The figure as PNG of 256 colours, a third as large as of all, or as PDF with vectors and embedded fonts, by
+    each path's suffix; the same bytes each time."""
     for path in paths:
         with whole_file(path) as part:
             figure.savefig(part, format=path.suffix[1:], metadata=NO_DATES[path.suffix], bbox_inches="tight")
+            if path.suffix == ".png":
+                with Image.open(part) as picture:
+                    reduced = picture.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+                    dots = picture.info["dpi"]
+                reduced.save(part, format="PNG", optimize=True, dpi=dots)

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dawm.analysis.style import COLORS, STYLE, save
-from dawm.config import Experiment, as_mapping
+from dawm.config import Experiment, decisive
 from dawm.data.files import only_writer, write_csv
 from dawm.data.sealed import PROVENANCE, seal, unseal
 from dawm.jobs import Job, jobs
@@ -34,7 +34,7 @@ def write_timings(results: Path, experiment: Experiment, output: Path) -> None:
         figure = draw_rates(rates)
         save(figure, output / "rates.png")
         plt.close(figure)
-        seal(output, "timings", files=FILES, settings=as_mapping(experiment), metadata={})
+        seal(output, "timings", files=FILES, settings=decisive(experiment), metadata={})
 
 
 def timings(folder: Path, jobs: list[Job]) -> pd.DataFrame:

@@ -48,7 +48,7 @@ from dawm.config.learners import (
     TD3BCSettings,
 )
 from dawm.config.presets import with_preset
-from dawm.config.reading import as_mapping, as_yaml, load_experiment, load_yaml, parse_yaml, plain, read
+from dawm.config.reading import as_mapping, as_yaml, decisive, load_experiment, load_yaml, parse_yaml, plain, read
 from dawm.config.recipes import GeneratorSettings
 from dawm.config.reference import key_table
 from dawm.config.schema import json_schema
@@ -93,6 +93,7 @@ __all__ = [
     "as_mapping",
     "as_yaml",
     "check_source",
+    "decisive",
     "json_schema",
     "key_table",
     "load_experiment",

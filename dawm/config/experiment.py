@@ -99,6 +99,12 @@ class Experiment:
     animation: AnimationSettings = setting("imagined and true rollouts side by side", AnimationSettings)
     compute: ComputeSettings = setting("how models are trained and sampled from", ComputeSettings)
     steering: SteeringSettings = setting("obedience to the return that is asked for", SteeringSettings)
+    notes: tuple[str, ...] = setting(
+        "what a reader of the results must know, a sentence or more each; the report shows them, and nothing else runs "
+        "again for them",
+        (),
+        items={"minLength": 1},
+    )
 
     def __post_init__(self) -> None:
         for name, arm in self.augmentations.items():

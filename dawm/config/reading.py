@@ -87,6 +87,11 @@ def as_mapping(settings: Any) -> dict[str, Any]:
     return dataclasses.asdict(settings)
 
 
+def decisive(experiment: Experiment) -> dict[str, Any]:
+    """The settings that results depend on, as jobs take and seals hold them: all but `notes`."""
+    return {name: value for name, value in as_mapping(experiment).items() if name != "notes"}
+
+
 def plain(value: Any) -> Any:
     """The same with lists for tuples, as YAML writes them."""
     if isinstance(value, dict):

@@ -24,7 +24,7 @@ rule fidelity:  # `snakemake fidelity`: how true every recipe's transitions are;
         runtime=growing(30),
         gpu=0,
     params:
-        settings=text(experiment),
+        settings=EXPERIMENT,
         folder=layout.root,
     shell:
         "exec python -m dawm fidelity --results {params.folder:q} --settings {params.settings:q} 2> {log:q}"
@@ -113,7 +113,7 @@ rule steering:  # `snakemake steering`: how every recipe obeys a request, and wh
         runtime=growing(30),
         gpu=0,
     params:
-        settings=text(experiment),
+        settings=EXPERIMENT,
         folder=layout.root,
     shell:
         "exec python -m dawm steering --results {params.folder:q} --settings {params.settings:q} 2> {log:q}"
@@ -166,7 +166,7 @@ rule timings:
         runtime=growing(30),
         gpu=0,
     params:
-        settings=text(experiment),
+        settings=EXPERIMENT,
         folder=layout.root,
         output=layout.timings,
     shell:
@@ -206,6 +206,7 @@ rule figures:
     input:
         seal_of(layout.tables),
         module("analysis/figures.py"),
+        module("analysis/fidelity_page.py"),
         module("analysis/style.py"),
     output:
         seal_of(layout.figures),
@@ -257,6 +258,8 @@ rule report:
         [seal_of(layout.film(run)) for run in filmed_runs(matrix)],
         [seal_of(layout.animation(*key)) for key in animated_sets(experiment)],
         module("analysis/report.py"),
+        module("analysis/fidelity_page.py"),
+        module("analysis/recipe_words.py"),
         module("analysis/published_scores.csv"),
         module("analysis/report.html.j2"),
     output:

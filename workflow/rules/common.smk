@@ -12,7 +12,7 @@ sys.path.insert(0, workflow.basedir)
 
 from snakemake.settings.types import DeploymentMethod
 
-from dawm.config import Experiment, as_mapping, as_yaml, load_yaml, read
+from dawm.config import Experiment, as_mapping, as_yaml, decisive, load_yaml, read
 from dawm.data.files import write_text
 from dawm.data.sealed import PROVENANCE
 from dawm.errors import InputError
@@ -82,6 +82,9 @@ def text(settings):
     """Settings as one argument of the command line, every default spelled out: a changed one reruns the job. Jobs of
     equal settings share it."""
     return sys.intern(json.dumps(as_mapping(settings)))
+
+
+EXPERIMENT = json.dumps(decisive(experiment))  # of jobs that take all of it
 
 
 COMPUTE = ["--precision", experiment.compute.precision, "--compile", experiment.compute.compile]
