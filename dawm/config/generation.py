@@ -66,7 +66,8 @@ class WorldModelSettings:
     )
     loss: Literal["squared", "absolute"] | None = setting(
         "of the denoiser: its optimum is the mean, or the median, of what the noisy window leaves open; null: "
-        "`squared` with `edm`, whose equation asks for the mean, else `absolute`",
+        "`squared` with `edm`, whose equation asks for the mean, else `absolute`; of terminals, which are rare, the "
+        "square in any case",
         None,
     )
     condition_dropout: float = setting("p_uncond, how often the return-to-go is hidden", 0.25, minimum=0, maximum=1)

@@ -118,8 +118,8 @@ def denoising_loss(
     model: WorldModel, batch: WindowBatch, rng: np.random.Generator, physics: Physics | None = None
 ) -> Tensor:
     """E ‖mask · (F - (x⁰ - c_skip x)/c_out)‖² over noise levels, with the return hidden at times (DWM, alg. 17), and
-    the action too where the settings say so; `loss: absolute` takes ‖·‖₁. With `physics`, `consistency` times the
-    residual of imagined steps is added.
+    the action too where the settings say so; `loss: absolute` takes ‖·‖₁ of all channels but the terminal's. With
+    `physics`, `consistency` times the residual of imagined steps is added.
 
     x = x⁰ + σ ε. The model's own device is used; `rng` gives σ, ε and what is hidden, in this order.
     """
@@ -134,7 +134,10 @@ def denoising_loss(
     condition = model.condition(batch.rows[:, 0], action, batch.return_to_go, batch.known & shown)
     predicted, coefficients = model.network(noisy, sigma, condition)
     error = predicted - coefficients.target(batch.rows, noisy)
-    loss = (batch.mask * (error.abs() if settings.loss == "absolute" else error**2)).sum() / batch.mask.sum()
+    distance = error**2
+    if settings.loss == "absolute":  # whose optimum is the median: of terminals, which are rare, always "none"
+        distance = torch.cat([error[..., :-1].abs(), distance[..., -1:]], dim=-1)
+    loss = (batch.mask * distance).sum() / batch.mask.sum()
     if physics is None:
         return loss
     clean = coefficients.denoised(noisy, predicted)

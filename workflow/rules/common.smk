@@ -245,8 +245,11 @@ def shard_files(wildcards):
 
 
 def model_version(wildcards):
-    """Of the code of a generator's world model. 2: an unconditional one does not see channels that are no target."""
+    """Of the code of a generator's world model. 2: an unconditional one does not see channels that are no target; 3:
+    an absolute loss squares the terminal's error."""
     model = experiment.generators[wildcards.generator].world_model
+    if model is not None and model.loss == "absolute":
+        return 3
     return 1 if model is None or model.conditional else 2
 
 
