@@ -212,7 +212,13 @@ def test_watching_at_no_time_is_refused(seconds: str, layout: Layout, capsys: py
 
 def test_watching_ends_in_silence_when_it_is_interrupted(layout: Layout) -> None:
     command = [sys.executable, "-m", "dawm", "status", str(layout.root), "--watch", "60"]
-    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def heed_interrupts() -> None:  # which a shell's background jobs ignore
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    watching = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
     assert watching.stdout is not None and watching.stdout.readline().startswith(str(layout.root))
     watching.send_signal(signal.SIGINT)
     assert watching.communicate(timeout=60)[1] == "" and watching.returncode == 130

@@ -728,7 +728,7 @@ def test_recipes_without_inverse_dynamics_run_to_the_report(tmp_path: Path) -> N
     assert set(fidelity.loc[fidelity["augmentation"] == "one_step", "horizon_step"]) == {0, 1, 2, 3, 4}
     assert (results / "tables" / "inverse_dynamics.csv").read_text().strip() == ""
     drawn = {path.stem for path in (results / "figures").glob("*.png")}
-    assert drawn == {"learning-curves", "scores", "values", "batches", "fidelity"}
+    assert drawn == {"learning-curves", "scores", "values", "fidelity"}
     assert "Inverse dynamics</h2>" not in (results / "report.html").read_text()
     timings = pd.read_csv(results / "timings" / "timings.csv")["stage"].value_counts()
     assert timings["train-cloned-policy"] == timings["train-forward-dynamics"] == 1 and timings["assess"] == 2
