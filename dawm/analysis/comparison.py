@@ -38,18 +38,18 @@ from dawm.errors import InputError
 KEY = ["whole", "data_fraction", "algorithm", "augmentation", "seed"]
 NAMES = ["whole", "algorithm", "augmentation"]
 EMPTY = ["", "nan", "na", "<na>", "none", "null"]
-LARGEST_SEED = 2**53
+LARGEST_WHOLE = 2**53
 
 
-def _is_seed(values: pd.Series) -> pd.Series:
-    return (values >= 0) & (values <= LARGEST_SEED) & (values % 1 == 0)
+def _is_whole(values: pd.Series) -> pd.Series:
+    return (values >= 0) & (values <= LARGEST_WHOLE) & (values % 1 == 0)
 
 
 NUMBERS: dict[str, tuple[str, Callable[[pd.Series, pd.Series], pd.Series]]] = {
     "data_fraction": ("a number above 0 and at most 1", lambda values, _: (values > 0) & (values <= 1)),
-    "seed": ("a whole number from 0", lambda values, _: _is_seed(values)),
-    "world_model_seed": ("a whole number from 0, or nothing", lambda values, empty: _is_seed(values) | empty),
-    "episodes": ("a whole number from 1", lambda values, _: _is_seed(values) & (values >= 1)),
+    "seed": ("a whole number from 0", lambda values, _: _is_whole(values)),
+    "world_model_seed": ("a whole number from 0, or nothing", lambda values, empty: _is_whole(values) | empty),
+    "episodes": ("a whole number from 1", lambda values, _: _is_whole(values) & (values >= 1)),
     SCORE: ("a number, or nothing", lambda values, empty: values.notna() | empty),
 }
 """Of a column, what is expected, and which rows are so; these are given the numbers, and where there is nothing."""
