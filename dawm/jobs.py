@@ -97,7 +97,7 @@ def every_job(layout: Layout, experiment: Experiment) -> list[Job]:
         ("report", layout.root, ("compare", "figures", "timings", *shown)),
         ("datasets", layout.overview, (*exports, *(job.slug for job in made if job.stage == "inspect"))),
         ("fidelity", layout.fidelity, (*exports, *(job.slug for job in made if job.stage == "assess"))),
-        ("steering", layout.steering_page, (*exports, *(job.slug for job in made if job.stage == "steer"))),
+        ("steering", layout.steering_page, (*exports, *(f"steer/{set_name(*key)}" for key in steerings(experiment)))),
     )
     return [*made, *films, *animations, *(sealing(stage, "", needs, folder) for stage, folder, needs in pages)]
 

@@ -21,7 +21,6 @@ from dawm.analysis.style import (
     GREY,
     LINES,
     MARKERS,
-    METHOD,
     PALE,
     REFERENCE,
     STYLE,
@@ -31,6 +30,7 @@ from dawm.analysis.style import (
     is_many,
     learner_name,
     learners,
+    method_of,
     outer_legend,
     save,
 )
@@ -111,7 +111,7 @@ def curves_by_arm(sealed: Sealed, algorithm: str) -> Figure:
             reference = chosen[chosen["augmentation"] == REFERENCE].groupby("step")[quantity].mean()
             axes.plot(reference.index, reference, color="black", linewidth=0.8)
             own = chosen[chosen["augmentation"] == arm]
-            color = COLORS[1] if arm == METHOD else COLORS[0]
+            color = COLORS[1] if arm == method_of(arms) else COLORS[0]
             banded_curve(axes, own, ended[ended["augmentation"] == arm], quantity, color, "-", width=1.2)
             axes.xaxis.set_major_formatter(thousands)
             axes.tick_params(labelsize=7)
