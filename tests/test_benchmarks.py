@@ -199,6 +199,40 @@ def test_spread_needs_a_data_set(
     assert capsys.readouterr().err == "results/sweeps: expected a data set, found none\n"
 
 
+def test_variance_within_world_models_is_small_where_they_differ_and_all_of_it_where_they_do_not() -> None:
+    measured = load("intervals")
+    rng, cells, seeds = np.random.default_rng(0), 400, np.arange(5)
+    own, models = rng.standard_normal((2, cells, 5))
+    rows = [
+        {
+            "algorithm": "iql",
+            "dataset": f"number {cell}",
+            "augmentation": arm,
+            "seed": seed,
+            "world_model_seed": None if arm == "real" else seed % 3,
+            measured.SCORE: own[cell, seed] + weight * models[cell, seed % 3],
+        }
+        for cell in range(cells)
+        for arm, weight in (("real", 0), ("alike", 0), ("apart", 10))
+        for seed in seeds
+    ]
+    within = measured.between_world_models(pd.DataFrame(rows)).groupby("augmentation")["within"].mean()
+    assert within["real"] == within["alike"] == pytest.approx(1, abs=0.15)
+    assert within["apart"] < 0.1
+
+
+def test_simulated_intervals_hold_the_truth_nearly_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = load("intervals")
+    monkeypatch.setattr(measured, "SIMULATIONS", 200)
+    many, few = (
+        {row["statistic"]: row for row in measured.simulated(4, *design)} for design in ((10, 10, 0.0), (5, 3, 0.9))
+    )
+    for name in ("iqm", "mean"):
+        assert 0.88 < many[name]["coverage"] < 0.99
+        assert few[name]["coverage"] < many[name]["coverage"]
+        assert 1 < many[name]["half_length"] < 4  # of a deviation of 5 in forty runs of each arm
+
+
 def test_documents_quote_the_published_tables_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     measuring = load("measuring")
     monkeypatch.chdir(ROOT)

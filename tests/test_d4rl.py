@@ -200,7 +200,7 @@ def test_array_that_claims_more_than_the_file_can_hold_is_refused(server, tmp_pa
     with h5py.File(path, "a") as file:
         file.create_dataset("infos/qpos", (2**40, 6), "f8", chunks=(16, 6))
     server.file = path.read_bytes()
-    assert f"/infos/qpos claims {2**40 * 6 * 8} bytes" in refused()
+    assert f"'infos/qpos' claims {2**40 * 6 * 8} bytes" in refused()
 
 
 @pytest.mark.parametrize("key", REQUIRED)
@@ -223,7 +223,11 @@ def test_column_of_another_length_is_refused_by_name(server, tmp_path, refused, 
 def test_what_is_no_column_is_refused(server, tmp_path, refused, key, value):
     columns = without(hopper_columns(), key) | ({f"{key}/inside": np.zeros(16)} if value is None else {key: value})
     server.file = write_hdf5(tmp_path / "strange.hdf5", columns).read_bytes()
-    assert " rows, 'observations' " in refused()
+    sentence = refused()
+    if isinstance(value, np.float32):
+        assert f"{key!r} has 0 rows, " in sentence or f"{key!r} has no rows" in sentence
+    else:
+        assert f"{key!r}: expected an array of numbers" in sentence
 
 
 @pytest.mark.parametrize("dims", [{"observation_dim": 17}, {"action_dim": 6}])

@@ -25,6 +25,7 @@ import h5py
 import numpy as np
 
 from dawm.config import LOCOMOTION
+from dawm.data.sources.hdf5 import check_layout, damaged, opened
 from dawm.download import download
 from dawm.environments.tasks import TASKS, Task
 from dawm.errors import InputError
@@ -35,10 +36,7 @@ from dawm.variables import environment_variable
 # environments imports d4rl before this module.
 OTHER_SIMULATORS = ("mujoco_py", "flow", "dm_control", "carla", "pybullet_envs")
 GYM_NOTICE = "gym_notices"  # prints that gym is unmaintained; it is used because d4rl is written for it
-REQUIRED = ("observations", "actions", "rewards", "terminals")
-ROW_BY_ROW = (*REQUIRED, "timeouts", "next_observations")
 BLOCK_BYTES = 1 << 24  # of what is read through
-LARGEST_COMPRESSION = 1100  # deflate reaches 1032
 
 
 @contextmanager
@@ -168,41 +166,20 @@ def _gym_box(space: Any) -> gym.spaces.Box:
 def _verify(path: Path, task: Task, read_through: bool = True) -> None:
     """Refuses what is no HDF5 file of the task in D4RL's layout, or, read through, has a part that cannot be read."""
     try:
-        with h5py.File(path, "r") as file:
-            _check_layout(path, file, task)
+        with opened(path) as file:
+            check_layout(file, path, task)
             for key in d4rl.get_keys(file) if read_through else ():
-                _read(file[key], path.stat().st_size)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-        raise InputError(
-            f"{path}: expected an HDF5 file, found one that is truncated or damaged ({' '.join(str(error).split())})"
-        ) from error
+                _read(file[key])
+    except (ValueError, TypeError, MemoryError) as error:
+        raise damaged(path, error) from error
 
 
-def _check_layout(path: Path, file: h5py.File, task: Task) -> None:
-    shapes = {key: getattr(file[key], "shape", None) or () for key in ROW_BY_ROW if key in file}
-    for key in REQUIRED:
-        if key not in shapes:
-            raise InputError(f"{path}: key {key!r} is missing; found {', '.join(sorted(map(str, file))) or 'none'}")
-    rows = shapes["observations"][0] if shapes["observations"] else 0
-    for key, shape in shapes.items():
-        if not shape or shape[0] != rows:
-            found = shape[0] if shape else 0
-            raise InputError(f"{path}: {key!r} has {found} rows, 'observations' {rows}; D4RL files hold one per step")
-    for key, width in (("observations", task.observation_dim), ("actions", task.action_dim)):
-        if shapes[key][1:] != (width,):
-            raise InputError(
-                f"{path}: {key!r}: expected shape {(rows, width)} for {task.environment}, found {shapes[key]}"
-            )
-
-
-def _read(item: h5py.Dataset, file_bytes: int) -> None:
+def _read(item: h5py.Dataset) -> None:
     """Reads all of it in blocks, so that a damaged chunk shows, and keeps nothing.
 
     Texts are left alone: the HDF5 library can be caught in an endless loop by a damaged one.
     """
     if item.dtype.kind != "O" and item.ndim and item.size:
-        if item.nbytes > LARGEST_COMPRESSION * file_bytes:
-            raise ValueError(f"{item.name} claims {item.nbytes} bytes in a file of {file_bytes}")
         rows = max(1, BLOCK_BYTES * len(item) // item.nbytes)
         for start in range(0, len(item), rows):
             item[start : start + rows]

@@ -60,7 +60,7 @@ def task_of_file(path: Path, environment: EnvironmentSettings | None) -> Task:
 
 
 def _source(path: Path, task: Task, facts: dict[str, str]) -> SourceData:
-    with _opened(path) as file:
+    with opened(path) as file:
         survey = _survey(file, path, task)
         told = bool(file.attrs.get("terminal_successors_known", True))  # as `export-to d4rl-hdf5` writes it
     known = {"terminal_successors_known": survey.successors_known and told, "unmarked_episode_ends": survey.seams}
@@ -80,7 +80,7 @@ class Survey:
 
 def _survey(file: h5py.File, path: Path, task: Task) -> Survey:
     """Reads the file through and refuses it at the first thing that is wrong."""
-    rows = _check_shapes(file, path, task)
+    rows = check_layout(file, path, task)
     terminal, timeout = (_flag(file, path, key, rows) for key in ("terminals", "timeouts"))
     timeout &= ~terminal
     timeout[-1] |= not terminal[-1]  # an unfinished tail
@@ -112,7 +112,7 @@ def _survey(file: h5py.File, path: Path, task: Task) -> Survey:
 def _blocks(path: Path, task: Task, survey: Survey) -> Iterator[Columns]:
     """The kept rows. Without `next_observations` they are built within episodes, never across them."""
     rows = len(survey.keep)
-    with _opened(path) as file:
+    with opened(path) as file:
         for start in range(0, rows, BLOCK_ROWS):
             stop = min(start + BLOCK_ROWS, rows)
             block, keep = slice(start, stop), survey.keep[start:stop]
@@ -144,7 +144,7 @@ def _blocks(path: Path, task: Task, survey: Survey) -> Iterator[Columns]:
 def count_not_finite(path: Path) -> dict[str, int]:
     """How many numbers of every column are NaN or infinite, where there are any."""
     counts = {}
-    with _opened(path) as file:
+    with opened(path) as file:
         for key in (*REQUIRED, *OPTIONAL):
             if key in file and _is_array_of_numbers(file[key]) and file[key].ndim:
                 blocks = range(0, len(file[key]), BLOCK_ROWS)
@@ -160,23 +160,29 @@ def _check_file(path: Path) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
+def opened(path: Path) -> Iterator[h5py.File]:
+    """For reading; InputError says what hinders it."""
     _check_file(path)
     try:
         with h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE) as file:
             yield file
     except (OSError, RuntimeError, KeyError) as error:
-        raise InputError(
-            f"{path}: expected an HDF5 file, found one that is truncated or damaged ({' '.join(str(error).split())})"
-        ) from error
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    """What to raise where the HDF5 library fails."""
+    return InputError(
+        f"{path}: expected an HDF5 file, found one that is truncated or damaged ({' '.join(str(error).split())})"
+    )
 
 
 def _floats(file: h5py.File) -> list[str]:
     return [key for key in (*REQUIRED[:3], *OPTIONAL[1:]) if key in file]
 
 
-def _check_shapes(file: h5py.File, path: Path, task: Task) -> int:
-    """Every key is an array of numbers of the right shape, in this file; returns the number of rows."""
+def check_layout(file: h5py.File, path: Path, task: Task) -> int:
+    """Refuses a file whose keys are not arrays of numbers of the right shape, within it; returns the number of rows."""
     check_container(file, path)
     for key in REQUIRED:
         if key not in file:
