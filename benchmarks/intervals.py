@@ -22,13 +22,13 @@ import pandas as pd
 from measuring import quote_tables
 
 from dawm.analysis.comparison import STATISTICS
+from dawm.analysis.run_scores import SCORE
 from dawm.analysis.statistics import RESAMPLES, percentile_interval, resampled_runs
 from dawm.analysis.style import REFERENCE
 from dawm.data.files import write_csv, write_text
 
 OUTPUT = Path("results/published/intervals")
 EXPERIMENTS = ("evidence", "evidence-2")
-SCORE = "normalized_score_mean10"
 CELL = ["algorithm", "dataset", "augmentation"]
 DESIGNS = ((1, 5, 3), (4, 5, 3), (4, 10, 10), (9, 5, 3), (9, 10, 10))
 """Data sets, seeds, world models."""

@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
 from torch import nn
 
-from dawm.analysis.comparison import SCORE, panels, read_scores
+from dawm.analysis.comparison import panels
+from dawm.analysis.run_scores import SCORE, read_scores
 from dawm.checkpoints import CHECKPOINT, Member, State, read_checkpoint, save_checkpoints
 from dawm.config import Experiment, ExportSettings, load_experiment
 from dawm.data.export import export

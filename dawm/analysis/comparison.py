@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from dawm.analysis.comparison_figures import draw_comparison
-from dawm.analysis.comparison_markdown import PANEL, SCORE, iqm_markdown, markdown, scores_markdown
+from dawm.analysis.comparison_markdown import PANEL, iqm_markdown, markdown, scores_markdown
+from dawm.analysis.run_scores import SCORE, read_scores
 from dawm.analysis.statistics import (
     RESAMPLES,
     expected_choice,
@@ -35,24 +36,6 @@ from dawm.data.files import only_writer, read_bytes, write_csv, write_text
 from dawm.data.sealed import refuse_other, seal, unseal
 from dawm.errors import InputError
 
-KEY = ["whole", "data_fraction", "algorithm", "augmentation", "seed"]
-NAMES = ["whole", "algorithm", "augmentation"]
-EMPTY = ["", "nan", "na", "<na>", "none", "null"]
-LARGEST_WHOLE = 2**53
-
-
-def _is_whole(values: pd.Series) -> pd.Series:
-    return (values >= 0) & (values <= LARGEST_WHOLE) & (values % 1 == 0)
-
-
-NUMBERS: dict[str, tuple[str, Callable[[pd.Series, pd.Series], pd.Series]]] = {
-    "data_fraction": ("a number above 0 and at most 1", lambda values, _: (values > 0) & (values <= 1)),
-    "seed": ("a whole number from 0", lambda values, _: _is_whole(values)),
-    "world_model_seed": ("a whole number from 0, or nothing", lambda values, empty: _is_whole(values) | empty),
-    "episodes": ("a whole number from 1", lambda values, _: _is_whole(values) & (values >= 1)),
-    SCORE: ("a number, or nothing", lambda values, empty: values.notna() | empty),
-}
-"""Of a column, what is expected, and which rows are so; these are given the numbers, and where there is nothing."""
 VARIANT = "__"
 """Between an arm's name and what is different in one of its variants."""
 THRESHOLDS = np.arange(0.0, 121.0, 2.0)
@@ -142,47 +125,6 @@ def as_written(table: pd.DataFrame) -> pd.DataFrame:
     """With the numbers that `write_csv` leaves, so that pages which are made of either round alike."""
     floats = table.select_dtypes("float").columns
     return table.assign(**{name: [float(f"{value:.6g}") for value in table[name]] for name in floats})
-
-
-def read_scores(paths: Sequence[Path]) -> pd.DataFrame:
-    """The runs of all tables under each other; refuses a run that is there twice."""
-    table = pd.concat([_read(path) for path in paths], ignore_index=True)
-    twice = table[table.duplicated(KEY)]
-    if len(twice):
-        run = "/".join(str(twice.iloc[0][name]) for name in KEY)
-        raise InputError(f"{paths[-1]}: expected every run once, found {run} twice")
-    return table
-
-
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, compression=None, dtype=str, keep_default_na=False).fillna("")
-    except OSError as error:
-        raise InputError(f"{path}: expected a table scores.csv, found: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: expected a table scores.csv, found: {' '.join(str(error).split()):.200}") from error
-    absent = [name for name in (*KEY, *NUMBERS) if name not in table]
-    if absent:
-        raise InputError(f"{path}: expected a table scores.csv, found no column {absent[0]!r}")
-    if table.empty:
-        raise InputError(f"{path}: expected at least one run, found none")
-    for name in NAMES:
-        _check(path, table[name], table[name].str.strip() != "", "a name")
-    for name, (expected, fits) in NUMBERS.items():
-        values = pd.to_numeric(table[name], errors="coerce").astype(float)
-        empty = table[name].str.strip().str.lower().isin(EMPTY)
-        _check(path, table[name], fits(values, empty), expected)
-        table[name] = values
-    return table.astype({"seed": int})
-
-
-def _check(path: Path, column: pd.Series, fits: pd.Series, expected: str) -> None:
-    """Rows count from 1."""
-    if not fits.all():
-        row = int(np.flatnonzero(~fits)[0])
-        raise InputError(
-            f"{path}: column {column.name!r}, row {row + 1}: expected {expected}, found {column.iloc[row]!r:.50}"
-        )
 
 
 def panels(table: pd.DataFrame) -> Iterator[Panel]:

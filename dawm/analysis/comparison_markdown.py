@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dawm.analysis.run_scores import SCORE
 from dawm.analysis.style import METHOD, REFERENCE, learner_name, learners, method_of, reference_name
 
-SCORE = "normalized_score_mean10"
-"""The score that arms are compared by."""
 PANEL = ["algorithm", "data_fraction", "augmentation"]
 
 
