@@ -72,7 +72,7 @@ publish-suite: suite
 	mkdir -p results/published/local-suite/benchmarks
 	cp results/local-suite/benchmarks/export/*.tsv results/published/local-suite/benchmarks/
 
-# What docs/fidelity.md and docs/results.md quote: two hours on 2 cores.
+# What docs/fidelity.md and docs/pilot.md quote: two hours on 2 cores.
 publish-pilot: setup
 	@sh run.sh --cores $(CORES) --configfile config/pilot.yaml -- all fidelity steering animations
 	mkdir -p results/published/pilot/timings results/published/fidelity/animations results/published/steering

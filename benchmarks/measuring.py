@@ -22,7 +22,7 @@ from dawm.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "results" / "published" / "benchmarks"
-DOCUMENTS = (Path("README.md"), Path("docs/results.md"))
+DOCUMENTS = (Path("README.md"), Path("docs/results.md"), Path("docs/agreement.md"))
 """Quote published tables."""
 
 
