@@ -7,11 +7,11 @@
 Every run that has ended, wherever it did, lies in results/published/EXPERIMENT/runs.tar.xz, with the records of the
 models but without weights and transitions. `missing` prints what neither that archive nor results/EXPERIMENT holds of a
 data set's arms (left out: all), as targets for Snakemake. `publish` adds what ended here to the archive, and writes
-beside it the scores of all that has ended (ended.csv, ended.md), and tables, comparison, figures and report of the data
-sets that are complete, or where none is, the comparison of the arms that have ended on every data set; documents
-quote them anew. Records of models that were made again with other bytes are kept beside those of the first ones, so
-that the inputs that a run's seal names are found. `adopt` takes into the archive what an earlier experiment's has of
-arms with the same settings, which then need not run again.
+beside it the scores of all that has ended (ended.csv, ended.md), and tables, comparison, figures, costs and report of
+the data sets that are complete, or where none is, the comparison of the arms that have ended on every data set;
+documents quote them anew. Records of models that were made again with other bytes are kept beside those of the first
+ones, so that the inputs that a run's seal names are found. `adopt` takes into the archive what an earlier experiment's
+has of arms with the same settings, which then need not run again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from measuring import cut, quote_tables, refuse_unknown
 from dawm.analysis.comparison import compare
 from dawm.analysis.comparison_markdown import spread
 from dawm.analysis.figures import draw_all
-from dawm.analysis.report import write_report
+from dawm.analysis.report import cost_rows, write_report
 from dawm.analysis.style import learner_name
 from dawm.analysis.tables import read_csv, score_row, write_tables
 from dawm.analysis.timings import write_timings
@@ -261,6 +261,22 @@ def ended_markdown(experiment: Experiment, ended: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def costs_markdown(experiment: Experiment, times: pd.DataFrame) -> str:
+    """CPU-seconds of an arm's models and transitions, for one data set and world-model seed, and of a run of each
+    learner on them."""
+    costs = pd.DataFrame(cost_rows(experiment, times))
+    names = [name for name in experiment.matrix().algorithms if name in set(costs["algorithm"])]
+    lines = [
+        f"| arm | models and transitions, CPU-s | {' | '.join(f'run of {learner_name(name)}' for name in names)} |",
+        f"|---|---:|{'---:|' * len(names)}",
+    ]
+    for arm, rows in costs.groupby("arm", sort=False):
+        run = rows.set_index("algorithm")["run"]
+        cells = [f"{rows['models'].max():,.0f}", *(f"{run[name]:,.0f}" if name in run else "–" for name in names)]
+        lines.append(f"| `{arm}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def complete(experiment: Experiment, merged: Path) -> Experiment | None:
     """The experiment, of the data sets alone that are whole; first those that can be shown in motion."""
     whole = {name for name in experiment.datasets if all_sealed(merged, needed(experiment, name))}
@@ -311,6 +327,7 @@ def publish_complete(whole: Experiment, merged: Layout, published: Path) -> None
     write_timings(merged.root, whole, merged.timings)
     times = pd.read_csv(merged.timings / "timings.csv").drop(columns="disk_mib")  # of what is left of the folders
     write_csv(published / "timings" / "timings.csv", times)
+    write_text(published / "costs.md", costs_markdown(whole, times))
     if all_sealed(merged.root, shown(whole)):
         write_report(merged.root, whole)
         copy(merged.root, published, [merged.report.name])

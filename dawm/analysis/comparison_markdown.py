@@ -71,8 +71,8 @@ def markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
 
 
 def iqm_markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
-    """A line for each arm and two columns for each learner: IQM and its distance from the reference. Reference learners
-    are lines of their own, the same below every other learner."""
+    """A line for each arm and three columns for each learner: IQM, its distance from the reference, and that of the
+    means. Reference learners are lines of their own, the same below every other learner."""
     columns = {name: aggregates[aggregates["algorithm"] == name] for name in learners(aggregates)}
     places = [(name, fraction) for name, rows in columns.items() for fraction in rows["data_fraction"].unique()]
     cells: dict[str, dict[tuple[str, float], str]] = {}
@@ -80,16 +80,16 @@ def iqm_markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
         algorithm, fraction = row["algorithm"], row["data_fraction"]
         numbers = _estimate(row, "value", ".1f")
         if algorithm in columns:
-            above = _difference(row["above"]) if row["above"] else "–"
-            cells.setdefault(f"`{row['augmentation']}`", {})[algorithm, fraction] = f"{numbers} | {above}"
+            apart = _differences(row["above"]) if row["above"] else ["–", "–"]
+            cells.setdefault(f"`{row['augmentation']}`", {})[algorithm, fraction] = " | ".join([numbers, *apart])
         else:
-            same = {place: f"{numbers} | –" for place in places if place[1] == fraction}
+            same = {place: f"{numbers} | – | –" for place in places if place[1] == fraction}
             cells.setdefault(reference_name(algorithm, row["augmentation"], quote="`"), {}).update(same)
     heads = [learner_name(algorithm) + ("" if fraction == 1 else f", {fraction:.0%}") for algorithm, fraction in places]
-    lines = ["| arm |" + "".join(f" {head} | above `{REFERENCE}` |" for head in heads)]
-    lines.append("|---|" + "---:|---:|" * len(places))
+    lines = ["| arm |" + "".join(f" {head} | above `{REFERENCE}` | mean, above it |" for head in heads)]
+    lines.append("|---|" + "---:|---:|---:|" * len(places))
     for arm, found in cells.items():
-        lines.append(f"| {arm} | " + " | ".join(found.get(place, "– | –") for place in places) + " |")
+        lines.append(f"| {arm} | " + " | ".join(found.get(place, "– | – | –") for place in places) + " |")
     return "\n".join(lines) + "\n"
 
 
