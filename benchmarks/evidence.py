@@ -27,6 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from measuring import cut, quote_tables, refuse_unknown
 
@@ -139,7 +140,11 @@ def merge(published: Path, results: Path, output: Path) -> None:
         if kept(place / PROVENANCE) and (output / place / PROVENANCE).is_file():
             digest = open_sealed(output / place).digest
             if digest != open_sealed(seal.parent).digest:
-                shutil.move(output / place, output / EARLIER / digest[:12] / place)
+                before = output / EARLIER / digest[:12] / place
+                if before.exists():  # the same records, from an earlier turn
+                    shutil.rmtree(output / place)
+                else:
+                    shutil.move(output / place, before)
     for source in sorted(results.rglob("*")):
         place = source.relative_to(results)
         if kept(place) and source.is_file() and finished(source, results):
@@ -272,7 +277,8 @@ def costs_markdown(experiment: Experiment, times: pd.DataFrame) -> str:
     ]
     for arm, rows in costs.groupby("arm", sort=False):
         run = rows.set_index("algorithm")["run"]
-        cells = [f"{rows['models'].max():,.0f}", *(f"{run[name]:,.0f}" if name in run else "–" for name in names)]
+        numbers = [rows["models"].max(), *run.reindex(names)]
+        cells = ["–" if np.isnan(number) else f"{number:,.0f}" for number in numbers]
         lines.append(f"| `{arm}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

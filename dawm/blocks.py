@@ -113,7 +113,7 @@ def write_blocks(
 
 
 def rows_of(steps: Steps, stay: torch.Tensor, source: np.ndarray, discount: np.ndarray | float = 1.0) -> Transitions:
-    """The table of the steps that stay, bool [B, S]; source [B]: the real rows that the trajectories grew from;
+    """The table of the steps that stay, bool [B, S]; source [B]: the real rows that the trajectories grew from, or -1;
     discount: of those rows where they are no terminals."""
     batch, length = stay.shape
     keep = stay.cpu().numpy().ravel()

@@ -118,7 +118,7 @@ class Layout:
         return self.root / "report.html"
 
 
-SHARDS_VERSION = 2
+SHARDS_VERSION = 3
 """Of what the code writes into synthetic shards; those of another version are made again. 2: a request by factor asks
 for more where a row's own return is negative."""
 

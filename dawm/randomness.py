@@ -8,7 +8,7 @@ import numpy as np
 
 
 def generator(seed: int, *purpose: str | int) -> np.random.Generator:
-    """An independent Philox stream for (seed, *purpose), e.g. generator(0, "noise", source_row, draw)."""
+    """An independent Philox stream for (seed, *purpose), e.g. generator(0, "starts", draw)."""
     text = "/".join(str(part) for part in (seed, *purpose))
     key = hashlib.blake2b(text.encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))

@@ -28,7 +28,7 @@ from dawm.compute import CPU, Compute
 from dawm.config import CorrectionSettings, RequestSettings, SynthesisSettings
 from dawm.correction import Corrector, Steps
 from dawm.data.sealed import Sealed, open_sealed
-from dawm.data.transitions import Transitions, read_transitions
+from dawm.data.transitions import NOT_APPLICABLE, Transitions, read_transitions
 from dawm.data.windows import wanted_returns
 from dawm.errors import InputError
 from dawm.expansion import expanded, spans
@@ -173,7 +173,8 @@ def synthesize_blocks(
         given = action if model.settings.conditional else None
         steps, stay, tally = complete(imagined, parts.inverse_dynamics, given, kept, corrector)
         if settings.expansion is None:
-            return rows_of(steps, stay, source), tally
+            grown_from = source if model.settings.conditional else np.full_like(source, NOT_APPLICABLE)
+            return rows_of(steps, stay, grown_from), tally
         span = spans(settings.expansion, settings.seed, rows, draws)
         return rows_of_expanded(steps, stay, source, span, settings.expansion.discount), tally
 

@@ -205,17 +205,17 @@ def test_iqms_stand_by_arm_and_reference_learners_below_every_other(tmp_path: Pa
     found = written(tmp_path, table(arms), table({"real": five}, "iql"), table(arms, fraction=0.1), table(arms, "bc"))
     lines = (tmp_path / "comparison" / "iqm.md").read_text().splitlines()
     heads, _, real, dawm, cloned, other = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    above = "above `real`"
-    assert heads == ["arm", "TD3+BC", above, "TD3+BC, 10%", above, "IQL", above]
-    assert real[0] == "`real`" and real[2::2] == ["–", "–", "–"]
-    assert dawm[0] == "`dawm`" and dawm[2::2] == ["+5.0 (+5.0 to +5.0)", "+5.0 (+5.0 to +5.0)", "–"]
-    assert other[0] == "BC, `dawm`" and cloned[0] == "BC" and cloned[1] == cloned[5] != "–" and cloned[3] == "–"
+    above, apart = ["above `real`", "mean, above it"], "+5.0 (+5.0 to +5.0)"
+    assert heads == ["arm", "TD3+BC", *above, "TD3+BC, 10%", *above, "IQL", *above]
+    assert real[0] == "`real`" and real[2::3] == real[3::3] == ["–", "–", "–"]
+    assert dawm[0] == "`dawm`" and dawm[2::3] == dawm[3::3] == [apart, apart, "–"]
+    assert other[0] == "BC, `dawm`" and cloned[0] == "BC" and cloned[1] == cloned[7] != "–" and cloned[4] == "–"
     figure = intervals(found["aggregates"])
     labels = [[label.get_text() for label in axes.get_yticklabels()] for axes in figure.axes]
     plt.close(figure)
     assert labels == [["real", "dawm", "BC", "BC, dawm"], ["real", "BC", "BC, dawm"]]
     iqm = found["aggregates"].query("statistic == 'iqm' and algorithm == 'iql'").iloc[0]
-    assert real[5] == f"{iqm['value']:.1f} ({iqm['low']:.1f} to {iqm['high']:.1f})"
+    assert real[7] == f"{iqm['value']:.1f} ({iqm['low']:.1f} to {iqm['high']:.1f})"
 
 
 def test_verdict_is_that_of_the_pairs(tmp_path: Path) -> None:

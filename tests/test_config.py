@@ -333,6 +333,15 @@ def test_parts_are_of_whole_data_sets_of_the_same_config(refused: Refused) -> No
         assert message == f"datasets.small.source: expected part/ and one of hopper, found {source}", name
 
 
+def test_parts_of_one_data_set_differ_in_their_fraction(refused: Refused) -> None:
+    """By which tables tell them apart, whatever their names and seeds are."""
+    whole, tenth = {"source": "local/hopper-medium"}, {"source": "part/hopper", "fraction": 0.1}
+    same = refused(changed("datasets", {"hopper": whole, "tenth": tenth, "again": {**tenth, "seed": 1}}))
+    assert same.startswith("datasets.again.fraction: expected another than that of tenth, ")
+    everything = refused(changed("datasets", {"hopper": whole, "all": {**tenth, "fraction": 1.0}}))
+    assert everything.startswith("datasets.all.fraction: expected another than that of hopper, ")
+
+
 @pytest.mark.parametrize(
     ("source", "expected", "hint"),
     [
@@ -779,6 +788,21 @@ def test_names_that_would_end_up_in_paths_and_commands_are_refused(name: str) ->
         (
             {"generators": {"dawm": {"synthesis": {"expansion": {"steps": 3, "discount": 0.9}}}}},
             "generators.dawm.synthesis.expansion.discount: expected algorithms.td3_bc.discount (0.99), found 0.9",
+        ),
+        (
+            {"generators": {"dawm": {"world_model": {"window": 8}, "synthesis": {"expansion": {"steps": 8}}}}},
+            "generators.dawm.synthesis.expansion.steps: expected at most 7, the steps of a window of 8 rows, found 8",
+        ),
+        (
+            {
+                "generators": {
+                    "dawm": {
+                        "synthesis": {"correction": {"mode": "filter", "action_disagreement": {"value": 0.1}}},
+                    }
+                }
+            },
+            "generators.dawm.inverse_dynamics.members: expected at least 2 for "
+            "synthesis.correction.action_disagreement, found 1",
         ),
         (
             {"generators": {"dawm": {"world_model": {"condition_dropout": 0}}}},

@@ -70,12 +70,26 @@ def test_residual_is_the_distance_from_the_forward_models_step(
     batch, low = batch_of(windows), torch.full((64,), 0.5)
     monkeypatch.setattr(type(physics.inverse), "forward", lambda self, s, n: torch.zeros(*s.shape[:-1], 3))
     rows = obeying(model, physics, batch)
-    assert float(physics.residual(model, rows, low, batch)) < 1e-4
+    assert float(physics.residual(model, rows, low, batch, batch.action)) < 1e-4
     shifted = rows.clone()
     shifted[:, -1, :11] += 3 / model.changes.std * physics.forward.changes.std  # the last step alone
     counted = batch.mask[:, 1:, :11]
     share = float(counted[:, -1].sum() / counted.sum())
-    assert float(physics.residual(model, shifted, low, batch)) == pytest.approx(3 * share, rel=1e-3)
+    assert float(physics.residual(model, shifted, low, batch, batch.action)) == pytest.approx(3 * share, rel=1e-3)
+
+
+@torch.no_grad()
+def test_where_the_action_is_hidden_the_first_step_is_judged_by_the_inferred_one(
+    fitted: tuple[WorldModel, Windows], physics: Physics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that is not told the action can step by any: a step that some action leads through is no fault."""
+    model, windows = fitted
+    batch, low = batch_of(windows), torch.full((64,), 0.5)
+    monkeypatch.setattr(type(physics.inverse), "forward", lambda self, s, n: torch.zeros(*s.shape[:-1], 3))
+    by_none = dataclasses.replace(batch, action=model.actions.encode(torch.zeros(64, 3)))
+    rows, hidden = obeying(model, physics, by_none), torch.full_like(batch.action, torch.nan)
+    assert float(physics.residual(model, rows, low, batch, hidden)) < 1e-4
+    assert float(physics.residual(model, rows, low, batch, batch.action)) > 1e-3
 
 
 def test_only_low_noise_counts(fitted: tuple[WorldModel, Windows], physics: Physics) -> None:
@@ -83,10 +97,10 @@ def test_only_low_noise_counts(fitted: tuple[WorldModel, Windows], physics: Phys
     batch = batch_of(windows)
     sigma = torch.where(torch.arange(64) % 2 == 0, 0.5, 3.0)
     clean = batch.rows.clone().requires_grad_()
-    physics.residual(model, clean, sigma, batch).backward()
+    physics.residual(model, clean, sigma, batch, batch.action).backward()
     assert (clean.grad[1::2] == 0).all() and (clean.grad[::2] != 0).any()
     high = torch.full((64,), 3.0)
-    assert float(physics.residual(model, clean.detach(), high, batch)) == 0.0
+    assert float(physics.residual(model, clean.detach(), high, batch, batch.action)) == 0.0
 
 
 def test_residual_is_given_everything_on_the_models_device(
@@ -95,14 +109,16 @@ def test_residual_is_given_everything_on_the_models_device(
     """PyTorch's `meta` stands for a GPU, whose masks index no CPU tensor."""
     devices = []
 
-    def residual(_: Physics, model: WorldModel, clean: Tensor, sigma: Tensor, batch: WindowBatch) -> Tensor:
-        devices.extend(tensor.device.type for tensor in (clean, sigma, *vars(batch).values()))
+    def residual(
+        _: Physics, model: WorldModel, clean: Tensor, sigma: Tensor, batch: WindowBatch, action: Tensor
+    ) -> Tensor:
+        devices.extend(tensor.device.type for tensor in (clean, sigma, action, *vars(batch).values()))
         return clean.sum()
 
     monkeypatch.setattr(Physics, "residual", residual)
     model = copy.deepcopy(fitted[0]).to("meta")
     denoising_loss(model, batch_of(fitted[1]), np.random.default_rng(0), physics)
-    assert devices == 7 * ["meta"]
+    assert devices == 8 * ["meta"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -123,7 +139,7 @@ def test_models_that_judge_do_not_learn(
     model, windows = fitted
     batch = batch_of(windows)
     clean = batch.rows.clone().requires_grad_()
-    physics.residual(model, clean, torch.full((64,), 0.5), batch).backward()
+    physics.residual(model, clean, torch.full((64,), 0.5), batch, batch.action).backward()
     judges = [*physics.inverse.parameters(), *physics.forward.parameters()]
     assert judges and not any(parameter.requires_grad or parameter.grad is not None for parameter in judges)
 
@@ -153,7 +169,7 @@ def test_training_with_it_leads_to_steps_with_less_residual(
         noise = torch.randn(batch.rows.shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             clean = model.denoise(batch.rows + 0.5 * noise, 0.5, condition, 1.0, model.encoded_range())
-            residuals[weight] = float(physics.residual(model, clean, torch.full((64,), 0.5), batch))
+            residuals[weight] = float(physics.residual(model, clean, torch.full((64,), 0.5), batch, batch.action))
     assert residuals[5.0] < 0.8 * residuals[0.0]
 
 

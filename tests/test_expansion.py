@@ -15,7 +15,7 @@ import torch
 from dawm.analysis.fidelity import assess
 from dawm.analysis.fidelity_page import markdown
 from dawm.analysis.fidelity_page import page as fidelity_figure
-from dawm.config import AssessmentSettings, ExpansionSettings, SynthesisSettings, TD3BCSettings
+from dawm.config import AssessmentSettings, BCSettings, ExpansionSettings, SynthesisSettings, TD3BCSettings
 from dawm.correction import Steps
 from dawm.data.export_to import export_to
 from dawm.data.sealed import open_sealed
@@ -144,6 +144,7 @@ def test_learner_with_another_discount_refuses_them(two_steps: Path, dataset: Pa
         train_policy("td3_bc", dataset, two_steps, TD3BCSettings(**LEARNER), 0.5, tmp_path / "policy", 0)
     assert not (tmp_path / "policy").exists()
     train_policy("td3_bc", dataset, two_steps, TD3BCSettings(**LEARNER, discount=GAMMA), 0.5, tmp_path / "policy", 0)
+    train_policy("bc", dataset, two_steps, BCSettings(**LEARNER), 0.5, tmp_path / "cloned", 0)  # has no values
 
 
 def test_only_the_reference_rows_are_judged(two_steps: Path, parts: tuple[Path, Path, Path], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dawm.analysis.distances import Reference, compare, nearest_distance, quantiles, rank_correlations
-from dawm.analysis.fidelity import assess, by_step, summarize, summarize_terminals
+from dawm.analysis.fidelity import assess, by_step, summarize, summarize_terminals, two_samples
 from dawm.analysis.replaying import Errors, errors_at_best_actions, one_step_change, replay, still_copy
 from dawm.config import AssessmentSettings, InverseDynamicsSettings
 from dawm.data.sealed import open_sealed, seal
@@ -334,7 +334,15 @@ def test_the_floor_of_few_rows_is_no_distance_from_themselves(judge: Judge, tran
     for name in ("marginal_distance", "correlation_distance"):
         assert value(few, name, "real_held_out") > 0.01, name
     held_out = value(few, "novelty", "arm", "rows")
-    assert value(few, "novelty", "real_held_out", "rows") == held_out - held_out // 2
+    assert value(few, "novelty", "real_held_out", "rows") == held_out // 2
+
+
+@pytest.mark.parametrize("rows", [5, 40, 1000])
+def test_no_row_is_in_both_samples_of_real_ones(transitions: Transitions, rows: int) -> None:
+    real = transitions.take(slice(0, 91))
+    both = two_samples(real, AssessmentSettings(rows=rows, best_action_rows=5))
+    assert [len(sample) for sample in both] == 2 * [min(rows, 45)]
+    assert not {row.tobytes() for row in both[0].observation} & {row.tobytes() for row in both[1].observation}
 
 
 def test_still_copy_moves_nothing_and_never_ends(transitions: Transitions) -> None:

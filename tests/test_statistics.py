@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -13,11 +14,19 @@ from dawm.analysis.statistics import (
     expected_choice,
     hierarchical_interval,
     interquartile_mean,
+    over_seeds,
     percentile_interval,
     performance_profile,
     probability_of_improvement,
     resampled_runs,
 )
+
+
+def test_several_world_models_have_a_mean_and_a_range_and_one_its_samples_interval() -> None:
+    table = pd.DataFrame(
+        {"arm": ["a", "a", "b"], "value": [1.0, 3.0, 5.0], "low": [0.9, 2.9, 4.5], "high": [1.1, 3.1, 5.5]}
+    )
+    assert over_seeds(table.groupby("arm")).to_numpy().tolist() == [[2.0, 1.0, 3.0], [5.0, 4.5, 5.5]]
 
 
 def test_interquartile_mean_leaves_the_outer_quarters_out() -> None:

@@ -14,6 +14,7 @@ import torch
 
 from dawm.analysis.steering import Ground, steer, true_rewards
 from dawm.config import (
+    CorrectionSettings,
     EnvironmentSettings,
     InverseDynamicsSettings,
     SteeringSettings,
@@ -229,6 +230,20 @@ def test_stage_reports_both_loops_from_held_out_starts(
     values = table[~cost].set_index(["request", "quantity"])
     assert (values["low"] <= values["value"]).all() and (values["value"] <= values["high"]).all()
     assert open_sealed(tmp_path / "one", "steering").metadata["plans"] is True
+
+
+def test_a_filter_takes_nothing_from_the_windows_that_are_judged(
+    dataset: Path, world_model: Path, inverse_dynamics: Path, tmp_path: Path
+) -> None:
+    """Sums of what survives it would be of other starts and of fewer steps."""
+    settings, found = SteeringSettings(requests=(1.0,), rows=20), []
+    strict = CorrectionSettings(mode="filter", range_margin=-0.4, drop="row")
+    for correction in (CorrectionSettings(), strict):
+        sampling = dataclasses.replace(SAMPLING, correction=correction)
+        steer(dataset, world_model, inverse_dynamics, settings, sampling, tmp_path / correction.mode)
+        found.append(pd.read_csv(tmp_path / correction.mode / "steering.csv"))
+    pd.testing.assert_frame_equal(*found)
+    assert found[0]["count"].nunique() == 1  # imagined, paid and behaviour's are of the same starts
 
 
 def test_model_that_cannot_plan_is_asked_in_an_open_loop_only(

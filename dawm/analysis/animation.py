@@ -91,7 +91,8 @@ def rollouts(oracle: Oracle, data: Sealed, grown: Transitions, settings: Animati
     change, length = one_step_change(real), int(grown.horizon_step.max(initial=0))
     firsts = np.flatnonzero(grown.horizon_step == 1)
     whole = firsts[firsts + length <= len(grown)]
-    whole = whole[grown.horizon_step[whole + length - 1] == length]
+    last = whole + length - 1
+    whole = whole[(grown.horizon_step[last] == length) & (grown.source_row[last] == grown.source_row[whole])]
     found: list[Rollout] = []
     for first in generator(settings.seed, "animate").permutation(whole):
         if len(found) == settings.starts:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.stats import rankdata
 
+from dawm.analysis.statistics import bootstrap_interval
 from dawm.data.transitions import Transitions
-from dawm.randomness import generator
-
-RESAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,8 @@ def columns(transitions: Transitions) -> np.ndarray:
 def compare(
     transitions: Transitions, reference: Reference, seed: int
 ) -> Iterator[tuple[str, float, float, float, int]]:
-    """(quantity, value, low, high, rows), with 95 % bootstrap intervals over the rows of `transitions`.
+    """(quantity, value, low, high, rows); novelty alone has a 95 % bootstrap interval over the rows of `transitions`: a
+    replicate, which has some rows twice, lies farther from anything than they do.
 
     marginal_distance: mean over columns of the Wasserstein-1 distance to held-out real transitions, by quantiles;
     correlation_distance: mean absolute difference of the pairwise rank correlations (Spearman) from theirs;
@@ -58,18 +57,10 @@ def compare(
     rows = reference.standardised(columns(transitions))
     if len(rows) < 2:
         return
+    for name, of in {"marginal_distance": quantiles, "correlation_distance": rank_correlations}.items():
+        yield name, float(np.abs(of(rows) - of(reference.unseen)).mean()), np.nan, np.nan, len(rows)
     nearest = nearest_distance(rows, reference.known)
-    marginals, correlations = quantiles(reference.unseen), rank_correlations(reference.unseen)
-    whole: dict[str, Callable[[np.ndarray], float]] = {
-        "marginal_distance": lambda drawn: float(np.abs(quantiles(rows[drawn]) - marginals).mean()),
-        "correlation_distance": lambda drawn: float(np.abs(rank_correlations(rows[drawn]) - correlations).mean()),
-        "novelty": lambda drawn: float(np.median(nearest[drawn])),
-    }
-    rng = generator(seed, "compare")
-    draws = [rng.integers(len(rows), size=len(rows)) for _ in range(RESAMPLES)]
-    for name, statistic in whole.items():
-        low, high = np.quantile([statistic(drawn) for drawn in draws], [0.025, 0.975])
-        yield name, statistic(np.arange(len(rows))), float(low), float(high), len(rows)
+    yield "novelty", float(np.median(nearest)), *bootstrap_interval(nearest, np.median, seed), len(rows)
 
 
 def quantiles(rows: np.ndarray) -> np.ndarray:

@@ -97,7 +97,7 @@ class Judge:
         """Distances from real data (of the rows `apart`, if given), errors, terminals on more rows; where asked for,
         what the actions add."""
         chosen = drawn_rows(group, self.settings.rows, self.settings, 0)
-        distances = compare(chosen if apart is None else apart, self.reference, self.settings.seed)
+        distances = compare(chosen if apart is None else apart, self.reference, self.seed)
         yield from self._placed(arm, 0, distances, 1.0)
         errors = replay(self.oracle, chosen, self.change)
         more = drawn_rows(group, TERMINAL_ROWS * self.settings.rows, self.settings, 0)
@@ -174,12 +174,10 @@ def assess(
 
 
 def two_samples(real: Transitions, settings: AssessmentSettings) -> tuple[Transitions, Transitions]:
-    """The real transitions that distances are taken to, and those whose own distances are the floor. Of few, each has
-    a half: a sample has no distance from itself."""
-    mixed, half = drawn_rows(real, len(real), settings, "unseen"), len(real) // 2
-    if half >= settings.rows:
-        return mixed.take(slice(0, settings.rows)), drawn_rows(real, settings.rows, settings, 0)
-    return mixed.take(slice(0, half)), mixed.take(slice(half, None))
+    """The real transitions that distances are taken to, and those whose own distances are the floor, no row in both: a
+    sample has no distance from itself. Of few, each has a half."""
+    mixed, count = drawn_rows(real, len(real), settings, "unseen"), min(settings.rows, len(real) // 2)
+    return mixed.take(slice(0, count)), mixed.take(slice(count, 2 * count))
 
 
 def held_out_rows_of_sources(imagined: Transitions, held_out: np.ndarray) -> np.ndarray:

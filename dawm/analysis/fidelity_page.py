@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dawm.analysis.fidelity import REAL, STILL
+from dawm.analysis.statistics import over_seeds
 from dawm.analysis.style import GREY, STYLE, Styles, arm_styles, save
 from dawm.analysis.tables import assessed, check_scales, read_csv
 from dawm.config import Experiment, decisive
@@ -44,7 +45,7 @@ def write_fidelity(results: Path, experiment: Experiment) -> None:
     check_scales({name: open_sealed(layout.dataset(name), "dataset") for name in experiment.datasets})
     assessments = {key: open_sealed(layout.assessment(*key), "assessment") for key in all_synthetic_sets(experiment)}
     models = {key: open_sealed(folder, key[1]) for key, folder in trained_models(layout, experiment).items()}
-    table = assessed(assessments, "fidelity.csv")
+    table = assessed(assessments)
     styles = arm_styles(experiment.generators)
     with only_writer(layout.fidelity):
         unseal(layout.fidelity, "fidelity")
@@ -79,9 +80,14 @@ def last_evaluations(models: Mapping[tuple[str, str, str, int], Sealed]) -> pd.D
 
 def pooled(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of fidelity.csv that belong to no single step, averaged over world-model seeds, `rows` added up: one
-    line for each data set, arm and quantity, in the order of their first appearance."""
-    groups = table[table["horizon_step"] == 0].groupby(["dataset", "augmentation", "quantity"], sort=False)
-    return groups[["value", "low", "high", "coverage"]].mean().assign(rows=groups["rows"].sum()).reset_index()
+    line for each data set, arm and quantity, in the order of their first appearance. Real rows are the same for every
+    seed, and count once."""
+    keys = ["dataset", "augmentation", "quantity"]
+    steps = table[table["horizon_step"] == 0]
+    steps = steps[~(steps["augmentation"].isin(NAMES) & steps.duplicated(keys))]
+    groups = steps.groupby(keys, sort=False)
+    means = over_seeds(groups).assign(coverage=groups["coverage"].mean(), rows=groups["rows"].sum())
+    return means.reset_index()
 
 
 def arms_of(table: pd.DataFrame, dataset: str) -> list[str]:
@@ -92,7 +98,7 @@ def arms_of(table: pd.DataFrame, dataset: str) -> list[str]:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """One line for each data set and arm; the state error with its 95 % interval."""
+    """One line for each data set and arm; the state error with its 95 % interval (of several world models: range)."""
     lines = [
         "| data set | transitions | coverage | " + " | ".join(COLUMNS.values()) + " |",
         "|---|---|---:|" + "---:|" * len(COLUMNS),
@@ -144,11 +150,11 @@ def page(table: pd.DataFrame, styles: Styles) -> Figure:
 
 
 def by_horizon(axes: Axes, table: pd.DataFrame, styles: Styles, quantity: str = "state_error") -> pd.DataFrame:
-    """A median error with its interval at each step on a logarithmic axis, means over world-model seeds; dashed: where
-    nothing moves. Returns what was drawn, a row for each arm and step."""
+    """A median error with its interval at each step on a logarithmic axis, of several world models their mean and
+    range; dashed: where nothing moves. Returns what was drawn, a row for each arm and step."""
     chosen = table[table["quantity"] == quantity]
     steps = chosen[chosen["augmentation"].isin(styles) & (chosen["horizon_step"] > 0)]
-    lines = steps.groupby(["augmentation", "horizon_step"])[["value", "low", "high"]].mean()
+    lines = over_seeds(steps.groupby(["augmentation", "horizon_step"]))
     for arm, (color, line) in styles.items():
         means = lines[lines.index.get_level_values("augmentation") == arm].droplevel("augmentation")
         axes.fill_between(means.index, means["low"], means["high"], color=color, alpha=0.18, linewidth=0)
@@ -179,7 +185,7 @@ def parts_of_error(axes: Axes, numbers: pd.DataFrame, styles: Styles) -> None:
 
 
 def beside_real(axes: Axes, numbers: pd.DataFrame, quantity: str, styles: Styles) -> None:
-    """A quantity of each generator with its interval; dotted: of real held-out transitions."""
+    """A quantity of each generator with its interval, if it has one; dotted: of real held-out transitions."""
     chosen = numbers[numbers["quantity"] == quantity].set_index("augmentation")
     for place, (arm, (color, _)) in enumerate(styles.items()):
         low, value, high = chosen.loc[arm, ["low", "value", "high"]]

@@ -246,10 +246,10 @@ def fidelity_by_horizon(sealed: Sealed) -> Figure:
 
 
 def inferred_actions(sealed: Sealed) -> Figure:
-    """Inferred against true actions of held-out real pairs, a panel per dimension of the first data set."""
+    """Inferred against true actions of held-out real pairs, a panel per dimension: the first data set's first model."""
     pairs = read_csv(sealed, "inverse_dynamics.csv")
-    pairs = pairs[pairs["world_model_seed"] == pairs["world_model_seed"].iloc[0]]
-    pairs = pairs[pairs["dataset"] == pairs["dataset"].iloc[0]]
+    for name in ("dataset", "generator", "world_model_seed"):
+        pairs = pairs[pairs[name] == pairs[name].iloc[0]]
     dimensions = sorted(pairs["dimension"].unique())
     figure, axes_row = plt.subplots(
         1, len(dimensions), figsize=(2.6 * len(dimensions), 2.8), squeeze=False, layout="constrained"

@@ -135,7 +135,7 @@ def item(key: str, value: Any) -> str:
 
 
 def request_words(request: RequestSettings) -> str:
-    """The return that is asked for, by the rule of docs/method.md, section 3."""
+    """The return that is asked for, by the rule of docs/method.md, section 2."""
     if request.kind == "factor":
         more = round(request.amount - 1, 9)
         change = f" and {value_words(abs(more))} |g| {'more' if more > 0 else 'less'}" if more else ""

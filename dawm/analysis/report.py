@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import jinja2
+import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 from PIL import Image
@@ -24,6 +25,7 @@ from dawm.analysis.tables import read_csv
 from dawm.config import Experiment, as_yaml, decisive
 from dawm.data.files import only_writer, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
+from dawm.jobs import group_name
 from dawm.layout import Layout, Run, animated_sets, filmed_runs, synthetic_sets
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -148,30 +150,25 @@ def arm_rows(experiment: Experiment, curves: pd.DataFrame) -> list[dict]:
 
 def cost_rows(experiment: Experiment, table: pd.DataFrame) -> list[dict]:
     """CPU-seconds by arm and learner, as Snakemake sampled them: of a run, and of the models and transitions that one
-    data set and world-model seed need; none where nothing was sampled."""
+    data set and world-model seed need, means over the jobs that were sampled (NaN: none was); `hours` of all of it."""
     if table.empty:
         return []
-    parts = table["job"].str.split("/", expand=True).reindex(columns=range(4))
-    table = table.assign(second=parts[1], third=parts[2])
-    policies = table[table["stage"] == "train-policy"]
-    others = table[table["stage"] != "train-policy"].groupby(["stage", "second"])["cpu_seconds"].sum()
+    table = table.join(table["job"].str.split("/", expand=True).reindex(columns=range(4)))
     matrix = experiment.matrix()
-    models = len(matrix.datasets) * len(matrix.world_model_seeds)
+    size = {group_name(group): len(group) for group in experiment.seed_groups()}
+    policies = table[table["stage"] == "train-policy"]
+    runs = (policies["cpu_seconds"] / policies[3].map(size)).groupby([policies[1], policies[2]]).mean()
+    made = table[table["stage"] != "train-policy"].groupby(["stage", 1, 0, 2])["cpu_seconds"].sum()  # of all shards
+    parts = made.groupby(level=[0, 1]).mean()
     rows = []
     for algorithm in matrix.algorithms:
         for name in matrix.arms_of(algorithm):
-            seconds = policies.loc[(policies["second"] == algorithm) & (policies["third"] == name), "cpu_seconds"].sum()
             generator = matrix.augmentations[name].generator
-            made = sum(others.get(key, 0.0) for key in jobs_of(experiment, generator)) if generator else 0.0
-            rows.append(
-                {
-                    "algorithm": algorithm,
-                    "arm": name,
-                    "run": seconds / (len(matrix.datasets) * len(matrix.seeds)),
-                    "models": made / models,
-                    "hours": (seconds + made) / 3600,
-                }
-            )
+            run = runs.get((algorithm, name), np.nan)
+            models = sum(parts.get(key, np.nan) for key in jobs_of(experiment, generator)) if generator else 0.0
+            seconds = run * len(matrix.seeds) + models * len(matrix.world_model_seeds)
+            hours = len(matrix.datasets) * seconds / 3600
+            rows.append({"algorithm": algorithm, "arm": name, "run": run, "models": models, "hours": hours})
     return rows
 
 

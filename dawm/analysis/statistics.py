@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
+from pandas.core.groupby import DataFrameGroupBy
 from scipy import stats
 
 RESAMPLES = 2000
@@ -60,6 +62,15 @@ def hierarchical_intervals(
         return np.full(values.shape[:-1], np.nan), np.full(values.shape[:-1], np.nan)
     replicates = values[..., resampled_runs(groups, RESAMPLES, np.random.default_rng(0))]
     return percentile_interval(statistic(replicates, axis=-1), axis=-1)
+
+
+def over_seeds(groups: DataFrameGroupBy) -> pd.DataFrame:
+    """Mean over a group's rows, one for each world model, of `value`, and its ends: of one row `low` and `high`, which
+    are its sample's interval; of several the range of their values."""
+    alone, values = groups[["low", "high"]].first(), groups["value"]
+    several = values.size() > 1
+    ends = {"low": alone["low"].mask(several, values.min()), "high": alone["high"].mask(several, values.max())}
+    return pd.DataFrame({"value": values.mean(), **ends})
 
 
 def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:

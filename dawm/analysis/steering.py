@@ -93,16 +93,15 @@ def open_loop(
     parts: Parts, ground: Ground, settings: SteeringSettings, synthesis: SynthesisSettings, request: float, seed: int
 ) -> Iterator[Measured]:
     """Mean undiscounted reward of windows: as imagined, as the simulator pays for their actions, and as the data's
-    behaviour earned from the same starts."""
+    behaviour earned from the same starts. Windows are whole: thresholds of a filter do not count here."""
     grown = imagined_from(parts, ground, settings, synthesis, request)
     starts, place = np.unique(grown.source_row, return_inverse=True)
     imagined = np.bincount(place, grown.reward, len(starts))
     true = true_rewards(ground.oracle, ground.transitions.observation[starts], grown, place)
     behaviour = returns_of_steps(ground.transitions, 1.0, parts.world_model.settings.window - 1)[starts]
-    known = ~np.isnan(true)
-    yield measured("imagined_reward", imagined[known], np.mean, seed)
-    yield measured("true_reward", true[known], np.mean, seed)
-    yield measured("behaviour_reward", behaviour[known & ~np.isnan(behaviour)], np.mean, seed)
+    known = ~np.isnan(true) & ~np.isnan(behaviour)
+    for name, rewards in {"imagined_reward": imagined, "true_reward": true, "behaviour_reward": behaviour}.items():
+        yield measured(name, rewards[known], np.mean, seed)
 
 
 def imagined_from(
@@ -116,6 +115,7 @@ def imagined_from(
         shards=1,
         seed=settings.seed,
         request=RequestSettings(kind="value", amount=request),
+        correction=synthesis.correction.without_thresholds(),
     )
     plan = Plan(parts.world_model, wanted, transitions)
     corrector = parts.corrector(wanted, transitions)

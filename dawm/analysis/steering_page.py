@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from dawm.analysis.statistics import over_seeds
 from dawm.analysis.style import COLORS, GREY, STYLE, save
 from dawm.analysis.tables import CLOSED, OPEN, check_scales, read_csv
 from dawm.config import Experiment, decisive
@@ -140,7 +141,7 @@ def scores(axes: Axes, table: pd.DataFrame, colors: dict[str, str]) -> None:
 
 
 def with_interval(axes: Axes, table: pd.DataFrame, color: str, style: str) -> None:
-    """Means over world-model seeds of values and their intervals, against the request."""
-    line = table.groupby("request")[["value", "low", "high"]].mean()
+    """Values and their intervals against the request; of several world models their mean and range."""
+    line = over_seeds(table.groupby("request"))
     axes.fill_between(line.index, line["low"], line["high"], color=color, alpha=0.15, linewidth=0)
     axes.plot(line.index, line["value"], style, color=color, marker="o", markersize=4)

@@ -1,4 +1,4 @@
-"""Stage `tables`: one row per run in scores.csv, what follows from it, and where the wall time went."""
+"""Stage `tables`: one row per run in scores.csv, what follows from it, and how true transitions and models are."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def write_tables(results: Path, matrix: Matrix) -> None:
         "scores": scores,
         "summary": pd.DataFrame(summary_rows(scores)),
         "learning_curves": pd.concat([curve(run, policies[run], table) for run, table in evaluations.items()]),
-        "fidelity": assessed(assessments, "fidelity.csv"),
-        "inverse_dynamics": assessed(assessments, "inverse_dynamics.csv"),
+        "fidelity": assessed(assessments),
+        "inverse_dynamics": action_pairs(assessments),
         "planner": planner_table(matrix, steerings),
     }
     with only_writer(layout.tables):
@@ -198,17 +198,28 @@ def named(table: pd.DataFrame, run: Run) -> pd.DataFrame:
     return pd.concat([pd.DataFrame([names] * len(table)), table.reset_index(drop=True)], axis=1)
 
 
-def assessed(assessments: dict[tuple[str, str, int], Sealed], file: str) -> pd.DataFrame:
-    """The assessments' tables under each other, with data set and world-model seed; what generators share, once."""
+def assessed(assessments: Mapping[tuple[str, str, int], Sealed]) -> pd.DataFrame:
+    """The assessments' fidelity under each other, with data set and world-model seed; what generators share, once."""
     parts = []
     for (dataset, _, seed), sealed in assessments.items():
-        table = read_csv(sealed, file)
-        if table.empty:  # no inverse dynamics
-            continue
+        table = read_csv(sealed, "fidelity.csv")
         table.insert(0, "dataset", dataset)
         table["world_model_seed"] = seed
         parts.append(table)
     return pd.concat(parts).drop_duplicates() if parts else pd.DataFrame()
+
+
+def action_pairs(assessments: Mapping[tuple[str, str, int], Sealed]) -> pd.DataFrame:
+    """True and inferred actions of every inverse dynamics model once, by data set, generator and world-model seed: the
+    first generator's that has it."""
+    parts, known = [], set()
+    for (dataset, generator, seed), sealed in assessments.items():
+        model = sealed.provenance["inputs"].get("inverse_dynamics")
+        if model is not None and (model, dataset) not in known:
+            known.add((model, dataset))
+            place = {"dataset": dataset, "generator": generator, "world_model_seed": seed}
+            parts.append(read_csv(sealed, "inverse_dynamics.csv").assign(**place))
+    return pd.concat(parts) if parts else pd.DataFrame()
 
 
 def planner_table(matrix: Matrix, steerings: Mapping[tuple[str, str, int], Sealed]) -> pd.DataFrame:

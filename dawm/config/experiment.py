@@ -173,6 +173,14 @@ class Experiment:
             if dataset.parent not in wholes:
                 known = ", ".join(wholes) or "a data set that is no part"
                 raise InputError(f"datasets.{name}.source: expected part/ and one of {known}, found {dataset.source}")
+            parts = [other for other, part in self.datasets.items() if part.parent == dataset.parent]
+            alike = [other for other in parts if self.datasets[other].fraction == dataset.fraction]
+            twin = dataset.parent if dataset.fraction == 1 else alike[0]
+            if twin != name:
+                raise InputError(
+                    f"datasets.{name}.fraction: expected another than that of {twin}, since parts are told apart by it "
+                    f"in the tables, found {dataset.fraction:g}"
+                )
 
     def whole(self, dataset: str) -> ExportSettings:
         """The data set itself, or the one that it is a part of."""

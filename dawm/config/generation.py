@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -221,6 +222,13 @@ class CorrectionSettings:
     @property
     def filters(self) -> bool:
         return self.mode in ("filter", "both")
+
+    def without_thresholds(self) -> CorrectionSettings:
+        """The same, but that nothing is dropped for being far from what the models say."""
+        mode: Literal["none", "correct"] = "correct" if self.corrects else "none"
+        return dataclasses.replace(
+            self, mode=mode, residual=None, forward_disagreement=None, action_disagreement=None, range_margin=None
+        )
 
     @property
     def needs_forward_dynamics(self) -> bool:

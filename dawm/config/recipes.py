@@ -98,6 +98,17 @@ class GeneratorSettings:
             )
         if self.inverse_dynamics is None and model.actions == "inferred":
             raise InputError("inverse_dynamics: expected settings for world_model.actions 'inferred', found null")
+        ensembles = {"forward_disagreement": self.forward_dynamics, "action_disagreement": self.inverse_dynamics}
+        for name, members in ensembles.items():
+            if name in self.synthesis.correction.thresholds and members is not None and members.members < 2:
+                owner = "forward_dynamics" if name.startswith("forward") else "inverse_dynamics"
+                raise InputError(f"{owner}.members: expected at least 2 for synthesis.correction.{name}, found 1")
+        expansion = self.synthesis.expansion
+        if expansion is not None and expansion.steps >= model.window:
+            raise InputError(
+                f"synthesis.expansion.steps: expected at most {model.window - 1}, the steps of a window of "
+                f"{model.window} rows, found {expansion.steps}"
+            )
         needed = self.synthesis.correction.needs_forward_dynamics or model.consistency > 0
         if needed != (self.forward_dynamics is not None):
             expected, found = ("settings", "null") if self.forward_dynamics is None else ("null", "settings")

@@ -36,7 +36,8 @@ COLUMNS = {
     "terminal, timeout": "bool, what ends a real episode; a synthetic trajectory that just stops has neither",
     "episode, step": "int32, of real rows, else -1",
     "source_row": "int64, the real row that a synthetic trajectory starts from, else -1",
-    "horizon_step": "int16, of synthetic rows, else -1; a trajectory begins at 1, with the real state and action",
+    "horizon_step": "int16, of synthetic rows, else -1; a trajectory begins at 1, with the state and action of its "
+    "source_row, if it has one",
     "qpos, qvel": "float64, the simulator's state before the step, where it is known",
     "is_synthetic": "bool",
 }
@@ -253,7 +254,9 @@ def _description(rows: Outgoing) -> str:
         return f"{rows.counted()}, recorded: {origin}, by way of dawm."
     grown = "sampled from a diffusion action world model (dawm)"
     if not rows.mixed:
-        return f"{rows.counted()}, {grown}, not recorded; every trajectory starts at a real state and action."
+        given = rows.folders["synthetic"].metadata.get("conditional", True)
+        starts = "every trajectory starts at a real state and action" if given else "all of it is generated"
+        return f"{rows.counted()}, {grown}, not recorded; {starts}."
     return (
         f"{rows.counted()}: the first {rows.tallies['real'].trajectories:,} episodes are real ({origin}), the others "
         f"{grown}, not recorded."

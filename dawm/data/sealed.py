@@ -15,7 +15,7 @@ from dawm.data.files import digest_of, read_bytes, sha256, write_json
 from dawm.errors import InputError
 
 METADATA, PROVENANCE = "metadata.json", "provenance.json"
-_VERSIONED = ("torch", "numpy", "gymnasium", "mujoco", "pyarrow")
+_VERSIONED = ("torch", "numpy", "scipy", "pandas", "gymnasium", "mujoco", "pyarrow")
 
 
 @dataclass(frozen=True)

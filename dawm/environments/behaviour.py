@@ -1,4 +1,4 @@
-"""Small behaviour policies that ship with the package, and the data that they collect in the simulator."""
+"""Small behaviour policies that ship with the package."""
 
 from __future__ import annotations
 

@@ -84,12 +84,13 @@ def train_policies(
     data = open_sealed(dataset, "dataset")
     settings = with_preset(settings, data.metadata.get("parent", data.provenance["settings"].get("source", "")))
     chosen = {"algorithm": algorithm, "real_fraction": real_fraction}
+    discount = None if isinstance(settings, BCSettings) else settings.discount
     jobs = []
     for run in runs:
         refuse_other(run.output, "policy")
         inputs = {"dataset": data}
         if real_fraction < 1:
-            inputs["synthetic"] = synthetic_of(run, real_fraction, settings.discount, data)
+            inputs["synthetic"] = synthetic_of(run, real_fraction, discount, data)
         jobs.append(Job("policy", run.output, {**as_mapping(settings), **chosen}, run.seed, compute, inputs))
     with ExitStack() as held:
         for job in jobs:
@@ -103,15 +104,16 @@ def train_policies(
         refuse_diverged(members)
 
 
-def synthetic_of(run: PolicyRun, real_fraction: float, discount: float, data: Sealed) -> Sealed:
-    """Synthetic transitions, refused unless they grew from this data set and, where they span steps, have this γ."""
+def synthetic_of(run: PolicyRun, real_fraction: float, discount: float | None, data: Sealed) -> Sealed:
+    """Synthetic transitions, refused unless they grew from this data set and, where they span steps, have this γ (None:
+    of a learner without values, which reads no discount)."""
     if run.synthetic is None:
         raise InputError(f"real_fraction: {real_fraction} needs a folder of synthetic transitions, found none")
     sealed = open_sealed(run.synthetic, "synthetic")
     if sealed.provenance["inputs"]["dataset"] != data.digest:
         raise InputError(f"{sealed.folder}: grew from another data set than {data.folder}; synthesize again")
     expansion = sealed.metadata.get("expansion")
-    if expansion is not None and expansion["discount"] != discount:
+    if discount is not None and expansion is not None and expansion["discount"] != discount:
         raise InputError(
             f"discount: expected {expansion['discount']:g}, the γ of the n-step transitions in {sealed.folder}, "
             f"found {discount:g}"

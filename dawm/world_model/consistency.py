@@ -44,9 +44,10 @@ class Physics:
         check_inputs({"dataset": data, **inputs})
         return cls(inverse.requires_grad_(False).to(device), forward.requires_grad_(False).to(device), inputs)
 
-    def residual(self, model: WorldModel, clean: Tensor, sigma: Tensor, batch: WindowBatch) -> Tensor:
+    def residual(self, model: WorldModel, clean: Tensor, sigma: Tensor, batch: WindowBatch, action: Tensor) -> Tensor:
         """Mean of |ŝ_{i+1} - f(ŝ_i, â_i)| over the real steps of windows x̂⁰ [B, T, C] with σ [B] ≤ 1, in units of the
-        data's one-step change; a scalar. â_0 is the given action, later ones are inferred. All on one device.
+        data's one-step change; a scalar. â_0 is the action [B, act_dim] that the model was given; where that was hidden
+        (NaN) it is inferred, as later ones are: no model can step by an action that it is not told. All on one device.
 
         f's answer counts as a constant: what is pulled is the successor, towards the step that its own action makes.
         """
@@ -56,8 +57,9 @@ class Physics:
         observation, successor = states[:, :-1], states[:, 1:]
         with torch.no_grad():
             actions = self.inverse(observation, successor)
-            given = model.actions.decode(batch.action[low])
-            expected, _ = self.forward(observation, torch.cat([given[:, None], actions[:, 1:]], dim=1))
+            given = model.actions.decode(action[low])
+            actions[:, 0] = torch.where(given.isnan(), actions[:, 0], given)
+            expected, _ = self.forward(observation, actions)
         mask = batch.mask[low, 1:, : model.observation_dim]
         error = (successor - expected).abs() / self.forward.changes.std
         return (mask * error).sum() / mask.sum().clamp(min=1)

@@ -141,7 +141,7 @@ def denoising_loss(
     if physics is None:
         return loss
     clean = coefficients.denoised(noisy, predicted)
-    return loss + settings.consistency * physics.residual(model, clean, sigma, batch)
+    return loss + settings.consistency * physics.residual(model, clean, sigma, batch, action)
 
 
 def fit_normalizers(

@@ -6,8 +6,7 @@ rule fidelity:  # `snakemake fidelity`: how true every recipe's transitions are;
         [seal_of(layout.assessment(*key)) for key in all_synthetic_sets(experiment)],
         [seal_of(folder) for folder in trained_models(layout, experiment).values()],
         [seal_of(layout.dataset(name)) for name in experiment.datasets],
-        module("analysis/fidelity_page.py"),
-        module("analysis/style.py"),
+        code("fidelity_page"),
     output:
         [inside(layout.fidelity, f"fidelity.{kind}") for kind in ("csv", "md", "png", "pdf")],
         inside(layout.fidelity, "models.csv"),
@@ -96,8 +95,7 @@ rule steering:  # `snakemake steering`: how every recipe obeys a request, and wh
     input:
         [seal_of(layout.steering(*key)) for key in steerings(experiment)],
         [seal_of(layout.dataset(name)) for name in experiment.datasets],
-        module("analysis/steering_page.py"),
-        module("analysis/style.py"),
+        code("steering_page"),
     output:
         [inside(layout.steering_page, f"steering.{kind}") for kind in ("csv", "md", "png", "pdf")],
         seal_of(layout.steering_page),
@@ -125,8 +123,7 @@ rule tables:
         [seal_of(layout.dataset(name)) for name in matrix.datasets],
         [seal_of(layout.assessment(*key)) for key in synthetic_sets(matrix)],
         [seal_of(layout.steering(*key)) for key in planners(matrix)],
-        module("analysis/tables.py"),
-        module("analysis/statistics.py"),
+        code("tables"),
     output:
         [str(path) for path in layout.table_files],
         seal_of(layout.tables),
@@ -151,7 +148,7 @@ rule tables:
 rule timings:
     input:
         seal_of(layout.tables),
-        module("analysis/timings.py"),
+        code("timings"),
     output:
         seal_of(layout.timings),
     log:
@@ -177,11 +174,7 @@ rule timings:
 rule compare:
     input:
         seal_of(layout.tables),
-        module("analysis/comparison.py"),
-        module("analysis/comparison_figures.py"),
-        module("analysis/comparison_markdown.py"),
-        module("analysis/style.py"),
-        module("analysis/statistics.py"),
+        code("comparison"),
         scores=str(layout.tables / "scores.csv"),
     output:
         seal_of(layout.comparison),
@@ -205,9 +198,7 @@ rule compare:
 rule figures:
     input:
         seal_of(layout.tables),
-        module("analysis/figures.py"),
-        module("analysis/fidelity_page.py"),
-        module("analysis/style.py"),
+        code("figures"),
     output:
         seal_of(layout.figures),
     log:
@@ -257,11 +248,9 @@ rule report:
         [seal_of(folder) for folder in (layout.tables, layout.comparison, layout.figures, layout.timings)],
         [seal_of(layout.film(run)) for run in filmed_runs(matrix)],
         [seal_of(layout.animation(*key)) for key in animated_sets(experiment)],
-        module("analysis/report.py"),
-        module("analysis/fidelity_page.py"),
-        module("analysis/recipe_words.py"),
-        module("analysis/published_scores.csv"),
-        module("analysis/report.html.j2"),
+        code("report"),
+        beside_code("published_scores.csv"),
+        beside_code("report.html.j2"),
     output:
         str(layout.report),
         seal_of(layout.root),

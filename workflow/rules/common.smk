@@ -1,6 +1,7 @@
 # The validated config, the paths of results, and the small helpers that the rules share.
 
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -263,6 +264,17 @@ def part(name):
     return lambda wildcards: text(getattr(experiment.generators[wildcards.generator], name))
 
 
-def module(name):
-    """A Python module as an input: its rule runs again when the code changes."""
-    return str(Path(workflow.basedir) / "dawm" / name)
+def code(name):
+    """A module of dawm.analysis, and those of it that it imports, as inputs: a rule runs again when its code changes."""
+    waiting, found = [name], {}
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = path = Path(workflow.basedir) / "dawm" / "analysis" / f"{name}.py"
+            waiting += re.findall(r"^from dawm\.analysis\.(\w+) import", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return sorted(map(str, found.values()))
+
+
+def beside_code(name):
+    """Another file of dawm/analysis."""
+    return str(Path(workflow.basedir) / "dawm" / "analysis" / name)

@@ -30,10 +30,7 @@ rule export:
 rule inspect:
     input:
         dataset_seal,
-        module("analysis/inspection.py"),
-        module("analysis/physics.py"),
-        module("analysis/dataset_figures.py"),
-        module("analysis/style.py"),
+        code("inspection"),
     output:
         inside(layout.inspection("{dataset}"), "inspection.json"),
         inside(layout.inspection("{dataset}"), "inspection.png"),
@@ -64,9 +61,7 @@ rule datasets:
     input:
         [seal_of(layout.inspection(name)) for name in matrix.datasets],
         [seal_of(layout.dataset(name)) for name in matrix.datasets],
-        module("analysis/overview.py"),
-        module("analysis/dataset_figures.py"),
-        module("analysis/style.py"),
+        code("overview"),
     output:
         [inside(layout.overview, name) for name in ("datasets.csv", "datasets.md", "returns.png", "returns.pdf")],
         seal_of(layout.overview),

@@ -17,7 +17,7 @@ from dawm.randomness import generator
 
 COUNTED = {
     *("kind", "rows", "episodes", "terminals", "timeouts", "transitions_by_kind", "held_out_episodes"),
-    *("mean_return", "smallest_return", "largest_return"),
+    *("mean_return", "smallest_return", "largest_return", "unmarked_episode_ends"),
 }
 """What a data set's metadata.json says of all of its episodes."""
 
