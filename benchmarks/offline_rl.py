@@ -95,7 +95,7 @@ class Steps:
         return self.learner.update(self.mixture.gather(numbers), noise, step, self.settings)
 
     def run(self, count: int) -> None:
-        with self.compute.precise():
+        with self.compute.arithmetic():
             for step in range(self.count, self.count + count):
                 self.learner.schedule(step % self.settings.gradient_steps, self.settings)
                 self.gradient_step(self.mixture.draws.at(step), self.noise.at(step), step)

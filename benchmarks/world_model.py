@@ -110,7 +110,7 @@ def sampler_of(case: Case) -> Callable[[], Tensor]:
     shape = (case.steps, WINDOW, model.channels)
 
     def sample() -> Tensor:
-        with case.compute.precise():
+        with case.compute.arithmetic():
             noise = trajectory_noise(0, rows, draws, shape)
             found = model.sample(*given, noise, sampler=case.sampler, guidance=case.guidance, temperature=0.5)
         if device == "cuda":

@@ -23,7 +23,7 @@ class Compute:
     device: str = "cpu"
     settings: ComputeSettings = ComputeSettings()
 
-    def precise(self) -> AbstractContextManager[object]:
+    def arithmetic(self) -> AbstractContextManager[object]:
         """Within it, products are computed as was asked for; TF32 is the process's own switch and stays."""
         tf32 = self.settings.precision == "tf32"
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32

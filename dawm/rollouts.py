@@ -117,7 +117,7 @@ def roll_out_blocks(
     rows, draws = (torch.from_numpy(values).to(device) for values in (source, starts.draw[numbers]))
     noise = trajectory_noise(settings.seed, rows, draws, shape, "rollout")
     padding = torch.from_numpy(~kept).to(device)
-    with parts.compute.precise():
+    with parts.compute.arithmetic():
         steps = roll_out(parts.forward_dynamics, parts.cloned_policy, observation, action, noise, padding)
         steps, stay, tally = corrector.apply(steps)
     return rows_of(steps, stay, source), tally

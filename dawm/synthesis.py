@@ -167,7 +167,7 @@ def synthesize_blocks(
     return_to_go = torch.from_numpy(plan.return_to_go[numbers].astype(np.float32)).to(device)
     rows, draws = (torch.from_numpy(values).to(device) for values in (source, plan.draw[numbers]))
     shape = (settings.sampling_steps, model.settings.window, model.channels)
-    with parts.compute.precise():
+    with parts.compute.arithmetic():
         noise = trajectory_noise(settings.seed, rows, draws, shape)
         imagined = imagine(model, settings, observation, action, return_to_go, noise)
         given = action if model.settings.conditional else None

@@ -137,9 +137,9 @@ def test_checkpoints_belong_to_their_arithmetic() -> None:
 
 def test_tf32_is_on_only_where_it_was_asked_for() -> None:
     for precision in ("tf32", "float32", "tf32", "bf16"):
-        with Compute("cpu", ComputeSettings(precision=precision)).precise():  # type: ignore[arg-type]
+        with Compute("cpu", ComputeSettings(precision=precision)).arithmetic():  # type: ignore[arg-type]
             assert torch.backends.cuda.matmul.allow_tf32 == (precision == "tf32")
-    with CPU.precise():
+    with CPU.arithmetic():
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == torch.float32
 

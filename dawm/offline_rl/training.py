@@ -187,7 +187,7 @@ class PolicyTraining:
         """One gradient step; its metrics and the share of real rows that was really drawn."""
         self.learner.schedule(step, self.settings)
         numbers = self.mixture.draws.at(step)
-        with self.compute.precise():
+        with self.compute.arithmetic():
             metrics = self.gradient_step(numbers, self.noise.at(step), step)
         return {**metrics, "real_share": (numbers < self.mixture.real_rows).float().mean(-1)}
 

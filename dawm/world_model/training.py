@@ -94,7 +94,7 @@ class Denoising:
             set_rate(self.optimizer, cosine_rate(step, settings.gradient_steps, settings.learning_rate))
         rng = generator(self.seed, KIND, "step", step)
         numbers = torch.from_numpy(rng.integers(len(self.seen), size=settings.batch_size))
-        with self.compute.precise():
+        with self.compute.arithmetic():
             loss = denoising_loss(self.model, self.seen.batch(numbers), rng, self.physics)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

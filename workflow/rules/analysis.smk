@@ -80,7 +80,7 @@ rule steer:
         runtime=growing(120),
         gpu=0,
     params:
-        version=1,
+        version=2,
         settings=text(experiment.steering),
         synthesis=part("synthesis"),
         dataset=dataset_folder,

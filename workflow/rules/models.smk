@@ -31,88 +31,36 @@ rule train_world_model:
         " {params.teachers:q} {params.compute} --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
 
 
-rule train_inverse_dynamics:
-    input:
-        dataset_seal,
-    output:
-        model=inside(layout.inverse_dynamics("{dataset}", "{generator}", "{seed}"), "model.safetensors"),
-        seal=seal_of(layout.inverse_dynamics("{dataset}", "{generator}", "{seed}")),
-    log:
-        inside(logs, "train-inverse-dynamics", "{dataset}", "{generator}", "seed-{seed}.log"),
-    benchmark:
-        inside(benchmarks, "train-inverse-dynamics", "{dataset}", "{generator}", "seed-{seed}.tsv")
-    priority: 90
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=growing(4000),
-        runtime=growing(480),
-        gpu=0,
-    params:
-        version=1,
-        settings=part("inverse_dynamics"),
-        compute=COMPUTE,
-        dataset=dataset_folder,
-        folder=recipe_folder("inverse_dynamics"),
-    shell:
-        "exec python -m dawm train-inverse-dynamics --dataset {params.dataset:q} --settings {params.settings:q}"
-        " {params.compute} --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
+# Models that are one step of the data each; what trains them differs by a name.
+for model in ("inverse_dynamics", "forward_dynamics", "cloned_policy"):
+    stage = f"train-{model.replace('_', '-')}"
 
-
-rule train_forward_dynamics:
-    input:
-        dataset_seal,
-    output:
-        model=inside(layout.forward_dynamics("{dataset}", "{generator}", "{seed}"), "model.safetensors"),
-        seal=seal_of(layout.forward_dynamics("{dataset}", "{generator}", "{seed}")),
-    log:
-        inside(logs, "train-forward-dynamics", "{dataset}", "{generator}", "seed-{seed}.log"),
-    benchmark:
-        inside(benchmarks, "train-forward-dynamics", "{dataset}", "{generator}", "seed-{seed}.tsv")
-    priority: 90
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=growing(4000),
-        runtime=growing(480),
-        gpu=0,
-    params:
-        version=1,
-        settings=part("forward_dynamics"),
-        compute=COMPUTE,
-        dataset=dataset_folder,
-        folder=recipe_folder("forward_dynamics"),
-    shell:
-        "exec python -m dawm train-forward-dynamics --dataset {params.dataset:q} --settings {params.settings:q}"
-        " {params.compute} --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
-
-
-rule train_cloned_policy:
-    input:
-        dataset_seal,
-    output:
-        model=inside(layout.cloned_policy("{dataset}", "{generator}", "{seed}"), "model.safetensors"),
-        seal=seal_of(layout.cloned_policy("{dataset}", "{generator}", "{seed}")),
-    log:
-        inside(logs, "train-cloned-policy", "{dataset}", "{generator}", "seed-{seed}.log"),
-    benchmark:
-        inside(benchmarks, "train-cloned-policy", "{dataset}", "{generator}", "seed-{seed}.tsv")
-    priority: 90
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=growing(4000),
-        runtime=growing(480),
-        gpu=0,
-    params:
-        version=1,
-        settings=part("cloned_policy"),
-        compute=COMPUTE,
-        dataset=dataset_folder,
-        folder=recipe_folder("cloned_policy"),
-    shell:
-        "exec python -m dawm train-cloned-policy --dataset {params.dataset:q} --settings {params.settings:q}"
-        " {params.compute} --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
+    rule:
+        name:
+            f"train_{model}"
+        input:
+            dataset_seal,
+        output:
+            model=inside(getattr(layout, model)("{dataset}", "{generator}", "{seed}"), "model.safetensors"),
+            seal=seal_of(getattr(layout, model)("{dataset}", "{generator}", "{seed}")),
+        log:
+            inside(logs, stage, "{dataset}", "{generator}", "seed-{seed}.log"),
+        benchmark:
+            inside(benchmarks, stage, "{dataset}", "{generator}", "seed-{seed}.tsv")
+        priority: 90
+        conda:
+            ENVIRONMENT
+        threads: 1
+        resources:
+            mem_mb=growing(4000),
+            runtime=growing(480),
+            gpu=0,
+        params:
+            version=1,
+            settings=part(model),
+            compute=COMPUTE,
+            dataset=dataset_folder,
+            folder=recipe_folder(model),
+        shell:
+            "exec python -m dawm " + stage + " --dataset {params.dataset:q} --settings {params.settings:q}"
+            " {params.compute} --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"

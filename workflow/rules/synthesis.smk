@@ -81,7 +81,7 @@ rule assess:
         runtime=growing(120),
         gpu=0,
     params:
-        version=2,
+        version=3,
         settings=text(experiment.assessment),
         dataset=dataset_folder,
         synthetic=recipe_folder("synthetic"),
