@@ -6,6 +6,7 @@ import base64
 import csv
 import dataclasses
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -30,11 +31,11 @@ from dawm.analysis.film import film_policy
 from dawm.analysis.recipe_words import request_words
 from dawm.analysis.report import arm_rows, number, points, write_report
 from dawm.analysis.style import ALGORITHMS, STYLE, save
-from dawm.analysis.tables import check_scales, write_tables
+from dawm.analysis.tables import action_pairs, check_scales, write_tables
 from dawm.analysis.timings import write_timings
 from dawm.config import EnvironmentSettings, Experiment, ExportSettings, RequestSettings, load_experiment, read
 from dawm.data.export import export
-from dawm.data.sealed import open_sealed
+from dawm.data.sealed import digest_of, open_sealed
 from dawm.errors import InputError
 from dawm.layout import Layout, Run, filmed_runs, runs
 from dawm.offline_rl.training import train_policy
@@ -348,6 +349,29 @@ def test_tables_refuse_a_policy_of_another_run_by_name(results, tmp_path, other)
     shutil.rmtree(policies / "real/seed-3")
     shutil.copytree(policies / OTHERS[other], policies / "real/seed-3")
     assert str(policies / "real/seed-3") in refusal(again.write)
+
+
+@pytest.mark.parametrize("transitions", ["there", "deleted"])
+def test_tables_refuse_a_policy_that_grew_from_other_transitions_than_its_arms(results, tmp_path, transitions):
+    again = results.copied(tmp_path / "tiny")
+    if transitions == "deleted":
+        shutil.rmtree(again.root / "synthetic")
+    again.write()
+    seal = again.root / "policies/hopper/td3_bc/dawm/seed-4/provenance.json"
+    facts = json.loads(seal.read_text())
+    facts["inputs"]["synthetic"] = 64 * "0"
+    facts["digest"] = digest_of({name: value for name, value in facts.items() if name != "digest"})
+    seal.write_text(json.dumps(facts))
+    assert refusal(again.write).startswith(f"{seal.parent}: grew from other transitions than ")
+
+
+def test_every_pair_of_an_inverse_dynamics_model_counts_and_every_model_once(results):
+    """Saturated actions make equal rows, and generators share models."""
+    layout, rows = results.layout, pd.read_csv(results.layout.tables / "inverse_dynamics.csv")
+    assessed = pd.read_csv(layout.assessment("hopper", "dawm", 0) / "inverse_dynamics.csv")
+    assert len(rows) == len(assessed) == 3 * 40 and (rows["generator"] == "dawm").all()
+    seals = {("hopper", name, 0): open_sealed(layout.assessment("hopper", "dawm", 0)) for name in ("dawm", "dwm")}
+    pd.testing.assert_frame_equal(action_pairs(seals).reset_index(drop=True), rows, check_like=True)
 
 
 def test_tables_refuse_runs_on_another_data_set(results, tmp_path):
@@ -675,12 +699,14 @@ def test_requests_are_told_by_their_rule(request_settings, words) -> None:
 def test_fidelity_in_the_report_is_that_of_the_fidelity_page(results):
     table = pd.read_csv(results.layout.tables / "fidelity.csv")
     numbers = pooled(pd.concat([table, table])).set_index(["augmentation", "quantity"])  # as of two world models
+    times = {"dawm": 2}  # real rows are the same ones
     once = table[table["horizon_step"] == 0].set_index(["augmentation", "quantity"])
     page = Page(results.layout.report.read_text(encoding="utf-8"))
     for arm, name in {"dawm": "dawm", **NAMES}.items():
         (row,) = [row for row in page.rows if row[:2] == ["hopper", name] and len(row) == 11]
         error = numbers.loc[(arm, "state_error")]
-        assert error["rows"] == 2 * once.loc[(arm, "state_error"), "rows"] == 2 * int(row[2].replace(",", ""))
+        rows = once.loc[(arm, "state_error"), "rows"]
+        assert error["rows"] == times.get(arm, 1) * rows and int(row[2].replace(",", "")) == rows
         assert row[3:5] == [f"{100 * error['coverage']:.0f} %", number(error["value"], 3)]
         assert row[6] == number(numbers.loc[(arm, "reward_error"), "value"], 3)
 

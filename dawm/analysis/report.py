@@ -153,13 +153,16 @@ def cost_rows(experiment: Experiment, table: pd.DataFrame) -> list[dict]:
     data set and world-model seed need, means over the jobs that were sampled (NaN: none was); `hours` of all of it."""
     if table.empty:
         return []
-    table = table.join(table["job"].str.split("/", expand=True).reindex(columns=range(4)))
     matrix = experiment.matrix()
+    words = table["job"].str.split("/", expand=True).reindex(columns=range(4))
+    table = table.join(words.set_axis(["dataset", "second", "third", "fourth"], axis=1))
+    policies, others = table[table["stage"] == "train-policy"], table[table["stage"] != "train-policy"]
     size = {group_name(group): len(group) for group in experiment.seed_groups()}
-    policies = table[table["stage"] == "train-policy"]
-    runs = (policies["cpu_seconds"] / policies[3].map(size)).groupby([policies[1], policies[2]]).mean()
-    made = table[table["stage"] != "train-policy"].groupby(["stage", 1, 0, 2])["cpu_seconds"].sum()  # of all shards
-    parts = made.groupby(level=[0, 1]).mean()
+    runs = (
+        (policies["cpu_seconds"] / policies["fourth"].map(size)).groupby([policies["second"], policies["third"]]).mean()
+    )
+    made = others.groupby(["stage", "second", "dataset", "third"])["cpu_seconds"].sum()  # of all shards
+    parts = made.groupby(["stage", "second"]).mean()
     rows = []
     for algorithm in matrix.algorithms:
         for name in matrix.arms_of(algorithm):

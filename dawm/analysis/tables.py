@@ -12,7 +12,7 @@ import pandas as pd
 from dawm.analysis.statistics import hierarchical_interval, interquartile_mean
 from dawm.config import PART, Matrix, as_mapping
 from dawm.data.files import only_writer, write_csv
-from dawm.data.sealed import Sealed, open_sealed, seal, unseal
+from dawm.data.sealed import PROVENANCE, Sealed, open_sealed, seal, unseal
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.layout import Layout, Run, planners, runs, synthetic_sets
@@ -31,9 +31,10 @@ def write_tables(results: Path, matrix: Matrix) -> None:
     policies = {run: open_sealed(layout.policy(run), "policy") for run in runs(matrix)}
     datasets = {name: open_sealed(layout.dataset(name), "dataset") for name in matrix.datasets}
     check_scales(datasets)
+    assessments = {key: open_sealed(layout.assessment(*key), "assessment") for key in synthetic_sets(matrix)}
     for run, sealed in policies.items():
         check_run(run, sealed, matrix, datasets[run.dataset])
-    assessments = {key: open_sealed(layout.assessment(*key), "assessment") for key in synthetic_sets(matrix)}
+        check_source(run, sealed, matrix, layout, assessments)
     steerings = {key: open_sealed(layout.steering(*key), "steering") for key in planners(matrix)}
     evaluations = {run: read_csv(sealed, "evaluations.csv") for run, sealed in policies.items()}
     scores = pd.DataFrame(
@@ -107,6 +108,22 @@ def check_run(run: Run, sealed: Sealed, matrix: Matrix, dataset: Sealed) -> None
             f"{dataset.folder}, found {found[0]} with {found[1]} and seed {found[2]}"
             f"{'' if found[3] == expected[3] else ' on another data set'}; train it again"
         )
+
+
+def check_source(
+    run: Run, sealed: Sealed, matrix: Matrix, layout: Layout, assessments: Mapping[tuple[str, str, int], Sealed]
+) -> None:
+    """Refuses a policy that learned from other synthetic transitions than its arm's: those at their place, or those
+    that were assessed, if they have been made again since."""
+    generator = matrix.augmentations[run.augmentation].generator
+    if generator is None:
+        return
+    key = run.dataset, generator, matrix.world_model_seed(run.seed)
+    folder, known = layout.synthetic(*key), {assessments[key].provenance["inputs"]["synthetic"]}
+    if (folder / PROVENANCE).is_file():
+        known.add(open_sealed(folder, "synthetic").digest)
+    if sealed.provenance["inputs"].get("synthetic") not in known:
+        raise InputError(f"{sealed.folder}: grew from other transitions than {folder}; train it again")
 
 
 def score_row(
