@@ -12,7 +12,7 @@ from typing import Any
 
 from dawm import stages
 from dawm.config import LEARNER_SETTINGS
-from dawm.errors import InputError, StoppedError
+from dawm.errors import InputError, StoppedError, one_line
 
 Stage = Callable[[argparse.Namespace], int | None]
 Command = Callable[..., argparse.ArgumentParser]
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise
-        print(f"dawm {parsed.command}: not enough memory ({' '.join(str(error).split()):.200})", file=sys.stderr)
+        print(f"dawm {parsed.command}: not enough memory ({one_line(error):.200})", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a folder that may not be written
         where = f"{error.filename}: " if error.filename else ""

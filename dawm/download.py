@@ -15,7 +15,7 @@ from requests.exceptions import ChunkedEncodingError
 from tqdm import tqdm
 
 from dawm.data.files import only_writer, write_json
-from dawm.errors import InputError
+from dawm.errors import InputError, one_line
 
 BLOCK = 1 << 16  # bytes read at a time: what a break can lose
 PROGRESS = 1 << 20  # bytes; an attempt that brought as many is no failure
@@ -196,7 +196,7 @@ def _innermost(error: BaseException) -> str:
     """The sentence of the error that the others were raised from: "Connection refused", not its three wrappings."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error) or type(error).__name__
 
 
 def _refuse_empty_or_page(part: Path) -> None:

@@ -17,3 +17,8 @@ class StoppedError(Exception):
 
 class DivergedError(InputError):
     """A training whose numbers left all bounds; its last good checkpoint stays."""
+
+
+def one_line(error: BaseException) -> str:
+    """What a library's error says, without its line breaks."""
+    return " ".join(str(error).split())

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from dawm.config import Experiment, as_mapping, load_experiment
-from dawm.errors import InputError
+from dawm.errors import InputError, one_line
 from dawm.jobs import Job, jobs
 from dawm.layout import Layout
 from dawm.progress import clock
@@ -140,7 +140,7 @@ def read_timings(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path)
         table[["wall_seconds", "cpu_seconds"]].astype(float)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: expected a table of timings, found: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: expected a table of timings, found: {one_line(error)}") from error
     return table
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dawm.config import load_experiment
 from dawm.data.files import is_locked
+from dawm.data.sealed import PROVENANCE
 from dawm.errors import InputError
 from dawm.jobs import Job, jobs
 from dawm.layout import Layout
@@ -94,7 +95,7 @@ def status_of(job: Job, layout: Layout) -> JobStatus:
 
 def is_running(job: Job, log: Path) -> bool:
     """Whether a process holds the job's folder; where none can be held, whether the log is fresh."""
-    held = [is_locked(path.parent) for path in job.outputs if path.name == "provenance.json"]
+    held = [is_locked(path.parent) for path in job.outputs if path.name == PROVENANCE]
     known = [answer for answer in held if answer is not None]
     if known:
         return any(known)

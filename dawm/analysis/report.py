@@ -158,9 +158,8 @@ def cost_rows(experiment: Experiment, table: pd.DataFrame) -> list[dict]:
     table = table.join(words.set_axis(["dataset", "second", "third", "fourth"], axis=1))
     policies, others = table[table["stage"] == "train-policy"], table[table["stage"] != "train-policy"]
     size = {group_name(group): len(group) for group in experiment.seed_groups()}
-    runs = (
-        (policies["cpu_seconds"] / policies["fourth"].map(size)).groupby([policies["second"], policies["third"]]).mean()
-    )
+    each = policies["cpu_seconds"] / policies["fourth"].map(size)
+    runs = each.groupby([policies["second"], policies["third"]]).mean()
     made = others.groupby(["stage", "second", "dataset", "third"])["cpu_seconds"].sum()  # of all shards
     parts = made.groupby(["stage", "second"]).mean()
     rows = []

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dawm.errors import InputError
+from dawm.errors import InputError, one_line
 
 SCORE = "normalized_score_mean10"
 """The score that arms are compared by."""
@@ -48,7 +48,7 @@ def _read(path: Path) -> pd.DataFrame:
     except OSError as error:
         raise InputError(f"{path}: expected a table scores.csv, found: {error.strerror or error}") from error
     except ValueError as error:
-        raise InputError(f"{path}: expected a table scores.csv, found: {' '.join(str(error).split()):.200}") from error
+        raise InputError(f"{path}: expected a table scores.csv, found: {one_line(error):.200}") from error
     absent = [name for name in (*KEY, *NUMBERS) if name not in table]
     if absent:
         raise InputError(f"{path}: expected a table scores.csv, found no column {absent[0]!r}")

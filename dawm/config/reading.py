@@ -13,7 +13,7 @@ import yaml
 from dawm.config.experiment import Experiment
 from dawm.config.fields import NAME
 from dawm.config.schema import json_schema
-from dawm.errors import InputError
+from dawm.errors import InputError, one_line
 
 T = TypeVar("T")
 LARGEST = 1e15  # whole numbers beyond it are not exact as float64
@@ -63,7 +63,7 @@ def parse_yaml(text: str, where: str) -> Any:
             )
         return None if node is None else loader.construct_document(node)
     except YAML_PROBLEMS as error:
-        raise InputError(f"{where}: expected YAML or JSON, found: {' '.join(str(error).split())}") from error
+        raise InputError(f"{where}: expected YAML or JSON, found: {one_line(error)}") from error
 
 
 def _size(node: yaml.Node | None, known: dict[int, int]) -> int:

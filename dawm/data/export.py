@@ -109,6 +109,6 @@ def episode_returns(transitions: Transitions) -> np.ndarray:
 
 
 def hold_out(episodes: int, fraction: float, seed: int) -> np.ndarray:
-    """Sorted numbers of the held-out episodes: at least one, and never all."""
+    """Sorted numbers of the held-out episodes: at least one, and never all; none of a single episode."""
     count = min(max(1, round(fraction * episodes)), episodes - 1)
     return np.sort(generator(seed, "held-out").permutation(episodes)[:count])

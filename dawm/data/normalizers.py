@@ -8,6 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+SMALLEST_STD = 1e-6
+
 
 class Standardizer(nn.Module):
     """(x - mean) / std per dimension, with the data's own range, into which the world model clips its predictions.
@@ -28,12 +30,12 @@ class Standardizer(nn.Module):
     high: Tensor
 
     @classmethod
-    def fit(cls, values: Tensor, minimum_std: float = 1e-6) -> Self:
+    def fit(cls, values: Tensor) -> Self:
         """values [n, dim] in raw units."""
         made = cls(values.shape[1])
         std = values.double().std(0, correction=0).float()
         made.mean = values.double().mean(0).float()
-        made.std = torch.where(std > minimum_std, std, torch.ones_like(std))
+        made.std = torch.where(std > SMALLEST_STD, std, torch.ones_like(std))
         made.low, made.high = values.amin(0), values.amax(0)
         return made
 

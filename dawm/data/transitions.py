@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from dawm.data.files import whole_file
 from dawm.data.sealed import Sealed
-from dawm.errors import InputError
+from dawm.errors import InputError, one_line
 
 NOT_APPLICABLE = -1
 _VECTORS = {
@@ -170,7 +170,7 @@ def parse_shard(content: bytes, path: Path, states: bool = True) -> Transitions:
         wanted = names if states else [name for name in names if name not in OPTIONAL]
         table = file.read(wanted, use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
-        detail = " ".join(str(error).split())
+        detail = one_line(error)
         raise InputError(f"{path}: expected a Parquet file of transitions, found: {detail}") from error
     columns: dict[str, Any] = {}
     for name in _VECTORS | _SCALARS:
@@ -218,7 +218,7 @@ def _about(path: Path) -> Mapping[bytes, bytes]:
     try:
         return pq.read_schema(path).metadata or {}
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a Parquet shard, found: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: expected a Parquet shard, found: {one_line(error)}") from error
 
 
 def read_transitions(sealed: Sealed, states: bool = True) -> Transitions:

@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 
 from dawm.config import BoundSettings, EnvironmentSettings, TerminationSettings, read
-from dawm.errors import InputError
+from dawm.errors import InputError, one_line
 
 VELOCITY_CLIP = 10.0  # Hopper and Walker2d observe velocities clipped to ±10
 
@@ -261,7 +261,7 @@ def _make(environment: str, arguments: Mapping[str, Any], max_episode_steps: int
                 environment, max_episode_steps=max_episode_steps, disable_env_checker=True, **arguments
             )
     except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"environment: gymnasium cannot make {environment!r} ({reason})") from error
 
 

@@ -70,9 +70,9 @@ def uniform_levels(count: int, levels: int, rng: np.random.Generator) -> Tensor:
     return cosine_sigmas(levels)[torch.from_numpy(rng.integers(levels, size=count))].float()
 
 
-def log_normal(count: int, rng: np.random.Generator, mean: float = -1.2, std: float = 1.2) -> Tensor:
+def log_normal(count: int, rng: np.random.Generator) -> Tensor:
     """σ [B] of training: ln σ ~ N(P_mean, P_std²)  (Karras et al. 2022, table 1)."""
-    return torch.from_numpy(np.exp(rng.normal(mean, std, size=count))).float()
+    return torch.from_numpy(np.exp(rng.normal(-1.2, 1.2, size=count))).float()
 
 
 def training_sigmas(preconditioning: str, count: int, levels: int, rng: np.random.Generator) -> Tensor:

@@ -10,14 +10,16 @@ import math
 import torch
 from torch import Tensor
 
+OFFSET = 0.008  # s
 
-def cosine_alpha_bar(levels: int, offset: float = 0.008) -> Tensor:
+
+def cosine_alpha_bar(levels: int) -> Tensor:
     """ᾱ_0 = 1, ᾱ_1, …, ᾱ_K of K levels, float64 [K + 1]  (Nichol & Dhariwal 2021, eq. 17).
 
     ᾱ_k = f(k/K)/f(0) with f(u) = cos²((u + s)/(1 + s) π/2), steps clipped at β = 1 - ᾱ_k/ᾱ_{k-1} ≤ 0.999.
     """
     u = torch.arange(levels + 1, dtype=torch.float64) / levels
-    f = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
+    f = torch.cos((u + OFFSET) / (1 + OFFSET) * math.pi / 2) ** 2
     beta = (1 - f[1:] / f[:-1]).clamp(max=0.999)
     return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, 0)])
 

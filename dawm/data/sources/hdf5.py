@@ -16,7 +16,7 @@ from dawm.data.sources import BLOCK_ROWS, Columns, SourceData
 from dawm.data.sources.checks import apart, check_actions, check_container, check_finite
 from dawm.data.transitions import number_episodes
 from dawm.environments.tasks import TASKS, Task, task_of
-from dawm.errors import InputError
+from dawm.errors import InputError, one_line
 
 CHUNK_CACHE = 2**24  # bytes; a block's chunks of all columns, so that none is decompressed twice
 REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -172,9 +172,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 def damaged(path: Path, error: Exception) -> InputError:
     """What to raise where the HDF5 library fails."""
-    return InputError(
-        f"{path}: expected an HDF5 file, found one that is truncated or damaged ({' '.join(str(error).split())})"
-    )
+    return InputError(f"{path}: expected an HDF5 file, found one that is truncated or damaged ({one_line(error)})")
 
 
 def _floats(file: h5py.File) -> list[str]:
@@ -229,7 +227,7 @@ def _rows(file: h5py.File, path: Path, key: str, rows: slice) -> np.ndarray:
     try:
         found = file[key][rows]
     except (ValueError, TypeError, MemoryError) as error:
-        raise InputError(f"{path}: {key!r}: cannot be read ({' '.join(str(error).split())})") from error
+        raise InputError(f"{path}: {key!r}: cannot be read ({one_line(error)})") from error
     one_wide = key in ("rewards", "terminals", "timeouts")
     return found.reshape(len(found)) if one_wide else found
 

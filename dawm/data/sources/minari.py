@@ -23,7 +23,7 @@ from dawm.config import EnvironmentSettings, ExportSettings, read
 from dawm.data.sources import BLOCK_ROWS, Columns, SourceData
 from dawm.data.sources.checks import check_actions, check_container, check_finite
 from dawm.environments.tasks import Task, task_of
-from dawm.errors import InputError
+from dawm.errors import InputError, one_line
 
 SPACES = {"observation_space": "observations", "action_space": "actions"}
 STATES = ("qpos", "qvel")
@@ -103,7 +103,7 @@ def _readable(folder: Path) -> Iterator[None]:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+    return f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
 
 
 def _check_metadata(metadata: Any, name: str, folder: Path) -> None:
