@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,18 +132,31 @@ def panels(table: pd.DataFrame) -> Iterator[Panel]:
     for (algorithm, fraction), rows in table.groupby(["algorithm", "data_fraction"], sort=False):
         arms = list(rows["augmentation"].unique())
         wide = rows.pivot(index=["whole", "seed"], columns="augmentation", values=SCORE)[arms]
-        shared = wide.dropna()
+        shared = shared_runs(wide, rows["whole"].unique())
         if shared.empty:
             raise InputError(f"{algorithm}: expected arms with data sets and seeds in common, found none")
-        whole = shared.groupby("whole", sort=False).size()
-        tasks = [task for task in rows["whole"].unique() if task in whole[whole == whole.max()].index]
+        tasks = list(shared.index.unique("whole"))
         scores = {arm: np.stack([shared.loc[task, arm].to_numpy() for task in tasks]) for arm in arms}
-        rng = np.random.default_rng(0)
-        groups = [groups_of(rows, task, shared.loc[task].index) for task in tasks]
-        draws = [np.stack([resampled_runs(names, RESAMPLES, rng) for names in groups], axis=1) for _ in range(2)]
+        replicates, others = replicated_seeds(rows, {task: shared.loc[task].index for task in tasks})
         episodes = LAST_EVALUATIONS * int(rows["episodes"].max())
         notes = [f"{learner_name(str(algorithm))}: {said}." for said in (*left_out(wide, tasks), *alike(rows))]
-        yield Panel(str(algorithm), float(fraction), tasks, scores, draws[0], draws[1], episodes, notes)
+        yield Panel(str(algorithm), float(fraction), tasks, scores, replicates, others, episodes, notes)
+
+
+def shared_runs(wide: pd.DataFrame, tasks: Iterable[str]) -> pd.DataFrame:
+    """Of scores by task and seed, a column for each arm, those that every arm has, on the tasks that have most."""
+    shared = wide.dropna()
+    seeds = shared.groupby(level="whole").size()
+    most = seeds.index[seeds == seeds.max()]
+    return shared.loc[[task for task in tasks if task in most]]
+
+
+def replicated_seeds(rows: pd.DataFrame, seeds: Mapping[str, pd.Index]) -> tuple[np.ndarray, np.ndarray]:
+    """Two independent draws of bootstrap replicates over some seeds of each task, int64 [resamples, tasks, seeds]."""
+    rng = np.random.default_rng(0)
+    groups = [groups_of(rows, task, of_task) for task, of_task in seeds.items()]
+    first, second = (np.stack([resampled_runs(names, RESAMPLES, rng) for names in groups], axis=1) for _ in range(2))
+    return first, second
 
 
 def left_out(wide: pd.DataFrame, tasks: Sequence[str]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from dawm.config import ExpansionSettings, GeneratorSettings, RequestSettings, ThresholdSettings
@@ -57,21 +57,30 @@ def recipe_words(recipes: Mapping[str, GeneratorSettings]) -> dict[str, str]:
     """A line for each recipe: its kind and every setting that is not alike in all, or of a kind that was told before,
     in what it differs from the nearest of those."""
     told = {name: heeded(recipe) for name, recipe in recipes.items()}
-    values: dict[str, set[str]] = {}
-    for key, words in itertools.chain.from_iterable(own.items() for own in told.values()):
-        values.setdefault(key, set()).add(words)
-    apart = ALWAYS | {key for key, found in values.items() if len(found) > 1}
+    apart = ALWAYS | differing(told.values())
     lines: dict[str, str] = {}
     for name, recipe in recipes.items():
         own = {key: words for key, words in told[name].items() if key in apart}
-        known = [other for other in lines if kind(recipes[other]) == kind(recipe)]
-        others = {other: {key: words for key, words in own.items() if told[other].get(key) != words} for other in known}
-        if others:
-            nearest = min(others, key=lambda other: len(others[other]))
-            lines[name] = ", but ".join([f"as {nearest}", *filter(None, ["; ".join(by_part(others[nearest]))])])
-        else:
-            lines[name] = "; ".join([kind(recipe), *by_part(own)])
+        known = {other: told[other] for other in lines if kind(recipes[other]) == kind(recipe)}
+        lines[name] = beside(own, known) if known else "; ".join([kind(recipe), *by_part(own)])
     return lines
+
+
+def differing(told: Iterable[Mapping[str, str]]) -> set[str]:
+    """Keys that are not told alike by all recipes that have them."""
+    values: dict[str, set[str]] = {}
+    for key, words in itertools.chain.from_iterable(own.items() for own in told):
+        values.setdefault(key, set()).add(words)
+    return {key for key, found in values.items() if len(found) > 1}
+
+
+def beside(own: Mapping[str, str], known: Mapping[str, Mapping[str, str]]) -> str:
+    """A recipe as the nearest of some known ones, and what is different."""
+    changes = {
+        name: {key: words for key, words in own.items() if told.get(key) != words} for name, told in known.items()
+    }
+    nearest = min(changes, key=lambda name: len(changes[name]))
+    return ", but ".join([f"as {nearest}", *filter(None, ["; ".join(by_part(changes[nearest]))])])
 
 
 def heeded(recipe: GeneratorSettings) -> dict[str, str]:
