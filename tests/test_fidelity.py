@@ -17,7 +17,7 @@ from dawm.analysis.fidelity import assess, by_step, summarize, summarize_termina
 from dawm.analysis.replaying import Errors, errors_at_best_actions, one_step_change, replay, still_copy
 from dawm.config import AssessmentSettings, InverseDynamicsSettings
 from dawm.data.sealed import open_sealed, seal
-from dawm.data.transitions import Transitions, read_transitions, write_shard
+from dawm.data.transitions import NOT_APPLICABLE, Transitions, read_transitions, write_shard
 from dawm.environments.oracle import Oracle
 from dawm.environments.tasks import TASKS
 from dawm.errors import InputError
@@ -216,6 +216,15 @@ def test_state_error_is_the_mean_over_dimensions_in_units_of_the_change(transiti
         np.testing.assert_allclose(errors.state_error, 3 / 11, rtol=1e-4)
 
 
+def test_rows_of_one_source_episode_are_of_one_origin(transitions: Transitions) -> None:
+    """Errors along an episode are alike, so that its rows tell less than as many of others."""
+    oracle, change = Oracle(TASKS["hopper"]), one_step_change(transitions)
+    rows = transitions.take(slice(0, 60))
+    assert replay(oracle, rows, change).origin.tolist() == rows.episode.tolist()
+    nowhere = dataclasses.replace(rows, episode=np.full(60, NOT_APPLICABLE, np.int32))
+    assert len(set(replay(oracle, nowhere, change).origin.tolist())) == 60
+
+
 def test_rows_that_cannot_be_replayed_lower_the_coverage(transitions: Transitions) -> None:
     rows = transitions.take(np.flatnonzero((np.abs(transitions.observation[:, 5:]) < 9).all(1))[:40])
     observation = rows.observation.copy()
@@ -228,7 +237,7 @@ def test_rows_that_cannot_be_replayed_lower_the_coverage(transitions: Transition
 def test_summary_counts_terminals_by_hand() -> None:
     claimed = np.array([1, 1, 1, 0, 0, 0, 0, 0], bool)
     true = np.array([1, 0, 0, 1, 0, 0, 0, 0], bool)
-    errors = Errors(np.arange(8.0), np.arange(8.0) ** 2, claimed, true, 1.0)
+    errors = Errors(np.arange(8.0), np.arange(8.0) ** 2, claimed, true, np.arange(8), 1.0)
     both = [*summarize(errors, seed=0), *summarize_terminals(errors, seed=0)]
     found = {name: (point, rows) for name, point, _, _, rows in both}
     assert found == {
@@ -244,7 +253,7 @@ def test_summary_counts_terminals_by_hand() -> None:
 
 def test_summary_of_no_rows_is_unknown() -> None:
     none = np.empty(0)
-    errors = Errors(none, none, none.astype(bool), none.astype(bool), 0.0)
+    errors = Errors(none, none, none.astype(bool), none.astype(bool), none.astype(int), 0.0)
     for _, point, low, high, rows in (*summarize(errors, seed=0), *summarize_terminals(errors, seed=0)):
         assert rows == 0 and np.isnan([point, low, high]).all()
 

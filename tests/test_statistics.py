@@ -22,6 +22,14 @@ from dawm.analysis.statistics import (
 )
 
 
+def test_values_of_few_groups_are_as_few_samples_as_there_are_groups() -> None:
+    values, groups = np.repeat([0.0, 1.0, 2.0, 3.0], 50), np.repeat(np.arange(4), 50)
+    plain, grouped = (np.diff(bootstrap_interval(values, np.mean, 0, names)) for names in (None, groups))
+    assert 0.2 < plain < 0.4 and 1.5 < grouped < 2.5
+    alone = np.diff(bootstrap_interval(values, np.mean, 0, np.arange(200)))
+    np.testing.assert_allclose(alone, plain, rtol=0.1)
+
+
 def test_several_world_models_have_a_mean_and_a_range_and_one_its_samples_interval() -> None:
     table = pd.DataFrame(
         {"arm": ["a", "a", "b"], "value": [1.0, 3.0, 5.0], "low": [0.9, 2.9, 4.5], "high": [1.1, 3.1, 5.5]}

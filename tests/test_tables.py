@@ -31,7 +31,7 @@ from dawm.analysis.film import film_policy
 from dawm.analysis.recipe_words import request_words
 from dawm.analysis.report import arm_rows, number, points, write_report
 from dawm.analysis.style import ALGORITHMS, STYLE, save
-from dawm.analysis.tables import action_pairs, check_scales, write_tables
+from dawm.analysis.tables import check_scales, inverse_pairs, write_tables
 from dawm.analysis.timings import write_timings
 from dawm.config import EnvironmentSettings, Experiment, ExportSettings, RequestSettings, load_experiment, read
 from dawm.data.export import export
@@ -371,7 +371,7 @@ def test_every_pair_of_an_inverse_dynamics_model_counts_and_every_model_once(res
     assessed = pd.read_csv(layout.assessment("hopper", "dawm", 0) / "inverse_dynamics.csv")
     assert len(rows) == len(assessed) == 3 * 40 and (rows["generator"] == "dawm").all()
     seals = {("hopper", name, 0): open_sealed(layout.assessment("hopper", "dawm", 0)) for name in ("dawm", "dwm")}
-    pd.testing.assert_frame_equal(action_pairs(seals).reset_index(drop=True), rows, check_like=True)
+    pd.testing.assert_frame_equal(inverse_pairs(seals).reset_index(drop=True), rows, check_like=True)
 
 
 def test_tables_refuse_runs_on_another_data_set(results, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
+from dawm.analysis.replaying import origins
 from dawm.analysis.statistics import bootstrap_interval
 from dawm.data.transitions import Transitions
 
@@ -47,7 +48,7 @@ def columns(transitions: Transitions) -> np.ndarray:
 def compare(
     transitions: Transitions, reference: Reference, seed: int
 ) -> Iterator[tuple[str, float, float, float, int]]:
-    """(quantity, value, low, high, rows); novelty alone has a 95 % bootstrap interval over the rows of `transitions`: a
+    """(quantity, value, low, high, rows); novelty alone has a 95 % bootstrap interval over `transitions`: of distances a
     replicate, which has some rows twice, lies farther from anything than they do.
 
     marginal_distance: mean over columns of the Wasserstein-1 distance to held-out real transitions, by quantiles;
@@ -60,7 +61,8 @@ def compare(
     for name, of in {"marginal_distance": quantiles, "correlation_distance": rank_correlations}.items():
         yield name, float(np.abs(of(rows) - of(reference.unseen)).mean()), np.nan, np.nan, len(rows)
     nearest = nearest_distance(rows, reference.known)
-    yield "novelty", float(np.median(nearest)), *bootstrap_interval(nearest, np.median, seed), len(rows)
+    low, high = bootstrap_interval(nearest, np.median, seed, origins(transitions))
+    yield "novelty", float(np.median(nearest)), low, high, len(rows)
 
 
 def quantiles(rows: np.ndarray) -> np.ndarray:

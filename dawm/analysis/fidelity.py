@@ -6,6 +6,7 @@ first one has the real state and action), or all where there is only one.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import pandas as pd
 import torch
 
 from dawm.analysis.distances import Reference, compare
-from dawm.analysis.replaying import Errors, errors_at_best_actions, one_step_change, replay, still_copy
+from dawm.analysis.replaying import Errors, errors_at_best_actions, one_step_change, origins, replay, still_copy
 from dawm.analysis.statistics import Statistic, bootstrap_interval
 from dawm.config import AssessmentSettings, as_mapping
 from dawm.data.files import only_writer, write_csv
@@ -51,31 +52,33 @@ def drawn_rows(group: Transitions, limit: int, settings: AssessmentSettings, wha
     return group.take(generator(settings.seed, "assess", what).permutation(len(group))[:limit])
 
 
-def measured(name: str, values: np.ndarray, statistic: Statistic, seed: int) -> Measured:
+def measured(name: str, values: np.ndarray, statistic: Statistic, seed: int, origin: np.ndarray | None) -> Measured:
+    """origin: which values are of one episode, as `origins` tells; None: none are."""
     value = float(statistic(values, axis=-1)) if len(values) else float("nan")
-    return name, value, *bootstrap_interval(values, statistic, seed), len(values)
+    return name, value, *bootstrap_interval(values, statistic, seed, origin), len(values)
 
 
 def split_error(oracle: Oracle, transitions: Transitions, change: np.ndarray, seed: int) -> Iterator[Measured]:
     """The state error of a sample: what is left at the simulator's best action, and what the given action adds."""
     if len(transitions):
-        own, least = errors_at_best_actions(oracle, transitions, change, seed)
-        yield measured("state_error_at_best_action", least, np.median, seed)
-        yield measured("state_error_of_action", own - least, np.median, seed)
+        rows = transitions.take(oracle.checkable(transitions.observation))
+        own, least = errors_at_best_actions(oracle, rows, change, seed)
+        yield measured("state_error_at_best_action", least, np.median, seed, origins(rows))
+        yield measured("state_error_of_action", own - least, np.median, seed, origins(rows))
 
 
 def summarize(errors: Errors, seed: int) -> Iterator[Measured]:
     """Medians of the errors of the next state and of the reward."""
-    yield measured("state_error", errors.state_error, np.median, seed)
-    yield measured("reward_error", errors.reward_error, np.median, seed)
+    yield measured("state_error", errors.state_error, np.median, seed, errors.origin)
+    yield measured("reward_error", errors.reward_error, np.median, seed, errors.origin)
 
 
 def summarize_terminals(errors: Errors, seed: int) -> Iterator[Measured]:
     """How far the claimed terminals are right: share of agreement, precision, recall."""
-    claimed, true = errors.claimed_terminal, errors.true_terminal
-    yield measured("terminal_agreement", (claimed == true).astype(float), np.mean, seed)
-    yield measured("terminal_precision", true[claimed].astype(float), np.mean, seed)
-    yield measured("terminal_recall", claimed[true].astype(float), np.mean, seed)
+    claimed, true, origin = errors.claimed_terminal, errors.true_terminal, errors.origin
+    yield measured("terminal_agreement", (claimed == true).astype(float), np.mean, seed, origin)
+    yield measured("terminal_precision", true[claimed].astype(float), np.mean, seed, origin[claimed])
+    yield measured("terminal_recall", claimed[true].astype(float), np.mean, seed, origin[true])
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ def assess(
         unseen, apart = two_samples(real, settings)
         if imagined_seal.metadata.get("conditional", True):
             grown = imagined.take(held_out_rows_of_sources(imagined, held_out))
+            grown = dataclasses.replace(grown, episode=transitions.episode[grown.source_row])
         judge = Judge(
             Oracle(task_of_metadata(data.metadata)),
             one_step_change(transitions),
@@ -156,8 +160,9 @@ def assess(
                 rows += judge.whole(name, group, best_actions=True) if step == 0 else judge.single(name, step, group)
         pairs = pd.DataFrame(columns=PAIR_COLUMNS)
         if inverse is not None:
-            pairs = action_pairs(inverse, real, settings)
-            rows += list(action_errors(pairs, name, settings))
+            known = drawn_rows(real, settings.rows, settings, "actions")
+            pairs = action_pairs(inverse, known)
+            rows += list(action_errors(pairs, origins(known), name, settings))
         unseal(output, "assessment")
         table = pd.DataFrame(rows, columns=COLUMNS)
         write_csv(output / "fidelity.csv", table)
@@ -185,22 +190,22 @@ def held_out_rows_of_sources(imagined: Transitions, held_out: np.ndarray) -> np.
     return held_out[imagined.source_row]
 
 
-def action_pairs(inverse: InverseDynamics, held_out: Transitions, settings: AssessmentSettings) -> pd.DataFrame:
-    """True and inferred actions of held-out real pairs, a row per pair and dimension."""
-    drawn = generator(settings.seed, "assess", "actions").permutation(len(held_out))[: settings.rows]
-    real = held_out.take(drawn)
+def action_pairs(inverse: InverseDynamics, real: Transitions) -> pd.DataFrame:
+    """True and inferred actions of real pairs, a row per dimension and pair."""
     inferred = infer(inverse, torch.from_numpy(real.observation), torch.from_numpy(real.next_observation)).numpy()
     dimension = np.repeat(np.arange(real.action_dim), len(real))
     return pd.DataFrame(dict(zip(PAIR_COLUMNS, (dimension, real.action.T.ravel(), inferred.T.ravel()), strict=True)))
 
 
-def action_errors(pairs: pd.DataFrame, name: str, settings: AssessmentSettings) -> Iterator[tuple]:
-    """Mean absolute action error on real held-out pairs, in action units, per dimension and over all."""
+def action_errors(pairs: pd.DataFrame, origin: np.ndarray, name: str, settings: AssessmentSettings) -> Iterator[Row]:
+    """Mean absolute action error on real held-out pairs, in action units, per dimension and over all; origin: of a
+    dimension's pairs."""
     error = (pairs["true_action"] - pairs["inferred_action"]).abs()
     groups = [
         ("action_error", error),
         *((f"action_error_{d}", error[pairs["dimension"] == d]) for d in range(pairs["dimension"].max() + 1)),
     ]
     for quantity, values in groups:
-        low, high = bootstrap_interval(values.to_numpy(), np.mean, derived_seed(settings.seed, "bootstrap"))
-        yield (name, 0, quantity, values.mean(), low, high, len(values), 1.0)
+        of_all = np.tile(origin, len(values) // max(1, len(origin)))
+        numbers = measured(quantity, values.to_numpy(), np.mean, derived_seed(settings.seed, "bootstrap"), of_all)
+        yield name, 0, *numbers, 1.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dawm.data.transitions import Transitions
+from dawm.data.transitions import NOT_APPLICABLE, Transitions
 from dawm.environments.oracle import Oracle
 from dawm.randomness import generator
 
@@ -17,12 +17,13 @@ SEARCH_SPREAD = 0.5  # of half an action's range: standard deviation of the firs
 @dataclass(frozen=True)
 class Errors:
     """Of n replayed transitions: state_error in units of the data's one-step change, reward_error in raw reward,
-    claimed and true terminals; `coverage` is the share of rows that could be replayed."""
+    claimed and true terminals, `origins`; `coverage` is the share of rows that could be replayed."""
 
     state_error: np.ndarray
     reward_error: np.ndarray
     claimed_terminal: np.ndarray
     true_terminal: np.ndarray
+    origin: np.ndarray
     coverage: float
 
 
@@ -39,8 +40,15 @@ def replay(oracle: Oracle, transitions: Transitions, change: np.ndarray) -> Erro
         reward_error=np.abs(checked.reward - true.reward),
         claimed_terminal=checked.terminal,
         true_terminal=true.terminal,
+        origin=origins(checked),
         coverage=float(usable.mean()) if len(usable) else 0.0,
     )
+
+
+def origins(transitions: Transitions) -> np.ndarray:
+    """int64 [n], equal where rows are of one real episode and so no independent samples; of no episode, all unequal."""
+    alone = -1 - np.arange(len(transitions))
+    return np.where(transitions.episode == NOT_APPLICABLE, alone, transitions.episode)
 
 
 def state_error(claimed: np.ndarray, true: np.ndarray, change: np.ndarray) -> np.ndarray:
@@ -49,15 +57,14 @@ def state_error(claimed: np.ndarray, true: np.ndarray, change: np.ndarray) -> np
 
 
 def errors_at_best_actions(
-    oracle: Oracle, transitions: Transitions, change: np.ndarray, seed: int
+    oracle: Oracle, rows: Transitions, change: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """State errors [n] of replayable transitions with their own action, and with the best that a search found.
+    """State errors [n] of n replayable transitions with their own action, and with the best that a search found.
 
     What is left at the best action is the imagined states' fault: no action leads from ŝ to ŝ′. The search is the
     cross-entropy method on the simulator, around the given action and within the bounds; it keeps the given one where
     it finds nothing better.
     """
-    rows = transitions.take(oracle.checkable(transitions.observation))
     if not len(rows):
         return np.empty(0), np.empty(0)
     observation = rows.observation.astype(np.float64)

@@ -99,9 +99,9 @@ def open_loop(
     imagined = np.bincount(place, grown.reward, len(starts))
     true = true_rewards(ground.oracle, ground.transitions.observation[starts], grown, place)
     behaviour = returns_of_steps(ground.transitions, 1.0, parts.world_model.settings.window - 1)[starts]
-    known = ~np.isnan(true) & ~np.isnan(behaviour)
+    known, origin = ~np.isnan(true) & ~np.isnan(behaviour), ground.transitions.episode[starts]
     for name, rewards in {"imagined_reward": imagined, "true_reward": true, "behaviour_reward": behaviour}.items():
-        yield measured(name, rewards[known], np.mean, seed)
+        yield measured(name, rewards[known], np.mean, seed, origin[known])
 
 
 def imagined_from(
@@ -149,7 +149,7 @@ def closed_loop(planner: Planner, ground: Ground, settings: SteeringSettings, se
     """What the planner earns, and the CPU-seconds of a decision."""
     task = ground.oracle.task
     returns = Evaluator(task, settings.episodes).returns(planner, settings.seed, 0)
-    yield measured("return", returns, np.mean, seed)
-    yield measured("normalized_score", np.asarray(task.normalized_score(returns)), np.mean, seed)
+    yield measured("return", returns, np.mean, seed, None)
+    yield measured("normalized_score", np.asarray(task.normalized_score(returns)), np.mean, seed, None)
     cost = planner.cpu_seconds / planner.decisions
     yield "cpu_seconds_per_decision", cost, np.nan, np.nan, planner.decisions

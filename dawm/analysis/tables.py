@@ -47,7 +47,7 @@ def write_tables(results: Path, matrix: Matrix) -> None:
         "summary": pd.DataFrame(summary_rows(scores)),
         "learning_curves": pd.concat([curve(run, policies[run], table) for run, table in evaluations.items()]),
         "fidelity": assessed(assessments),
-        "inverse_dynamics": action_pairs(assessments),
+        "inverse_dynamics": inverse_pairs(assessments),
         "planner": planner_table(matrix, steerings),
     }
     with only_writer(layout.tables):
@@ -226,7 +226,7 @@ def assessed(assessments: Mapping[tuple[str, str, int], Sealed]) -> pd.DataFrame
     return pd.concat(parts).drop_duplicates() if parts else pd.DataFrame()
 
 
-def action_pairs(assessments: Mapping[tuple[str, str, int], Sealed]) -> pd.DataFrame:
+def inverse_pairs(assessments: Mapping[tuple[str, str, int], Sealed]) -> pd.DataFrame:
     """True and inferred actions of every inverse dynamics model once, by data set, generator and world-model seed: the
     first generator's that has it."""
     parts, known = [], set()
