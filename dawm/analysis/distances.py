@@ -48,8 +48,8 @@ def columns(transitions: Transitions) -> np.ndarray:
 def compare(
     transitions: Transitions, reference: Reference, seed: int
 ) -> Iterator[tuple[str, float, float, float, int]]:
-    """(quantity, value, low, high, rows); novelty alone has a 95 % bootstrap interval over `transitions`: of distances a
-    replicate, which has some rows twice, lies farther from anything than they do.
+    """(quantity, value, low, high, rows). Novelty alone has a 95 % bootstrap interval: a replicate has some rows twice
+    and lies farther from anything than they do, so that none tells of a distance.
 
     marginal_distance: mean over columns of the Wasserstein-1 distance to held-out real transitions, by quantiles;
     correlation_distance: mean absolute difference of the pairwise rank correlations (Spearman) from theirs;
