@@ -26,10 +26,8 @@ CORL_IQL_EXCEPTIONS: dict[str, dict[str, Any]] = {
 
 
 def with_preset(settings: LearnerSettings, source: str) -> LearnerSettings:
-    """The settings with what their preset says for a data set's source, `d4rl/hopper-medium-v2` or that file; others of
-    that name, without a version, are no exceptions."""
+    """The settings with what their preset says for a data set's source, `d4rl/hopper-medium-v2` or that file."""
     if not isinstance(settings, IQLSettings) or settings.preset == "none":
         return settings
-    published = re.fullmatch(r"(.+)-v\d+", source.rpartition("/")[2].removesuffix(".hdf5").replace("_", "-"))
-    exceptions = {} if published is None else CORL_IQL_EXCEPTIONS.get(published[1], {})
-    return dataclasses.replace(settings, **(CORL_IQL | exceptions))
+    name = re.sub(r"-v\d+$", "", source.rpartition("/")[2].removesuffix(".hdf5").replace("_", "-"))
+    return dataclasses.replace(settings, **(CORL_IQL | CORL_IQL_EXCEPTIONS.get(name, {})))

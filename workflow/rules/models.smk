@@ -57,10 +57,11 @@ for model in ("inverse_dynamics", "forward_dynamics", "cloned_policy"):
             gpu=0,
         params:
             version=1,
+            stage=stage,
             settings=part(model),
             compute=COMPUTE,
             dataset=dataset_folder,
             folder=recipe_folder(model),
         shell:
-            "exec python -m dawm " + stage + " --dataset {params.dataset:q} --settings {params.settings:q}"
+            "exec python -m dawm {params.stage} --dataset {params.dataset:q} --settings {params.settings:q}"
             " {params.compute} --seed {wildcards.seed} --output {params.folder:q} 2> {log:q}"
