@@ -242,7 +242,8 @@ def test_a_second_run_does_nothing(finished: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "rules"), [("figures", {"figures"}), ("comparison", {"compare"}), ("style", {"figures", "compare"})]
+    ("name", "rules"),
+    [("figures", {"figures"}), ("comparison", {"compare"}), ("style", {"figures", "compare", "timings"})],
 )
 def test_a_changed_figure_module_reruns_only_figures_and_report(finished: Path, name: str, rules: set[str]) -> None:
     module = finished / "dawm" / "analysis" / f"{name}.py"

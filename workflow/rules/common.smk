@@ -274,7 +274,8 @@ def code(name):
         name = waiting.pop()
         if name not in found:
             found[name] = path = Path(workflow.basedir) / "dawm" / "analysis" / f"{name}.py"
-            waiting += re.findall(r"^from dawm\.analysis\.(\w+) import", path.read_text(encoding="utf-8"), re.MULTILINE)
+            imported = re.compile(r"^\s*from dawm\.analysis\.(\w+) import", re.MULTILINE)
+            waiting += imported.findall(path.read_text(encoding="utf-8"))
     return sorted(map(str, found.values()))
 
 
