@@ -24,9 +24,9 @@ from dawm.analysis.statistics import (
 
 def test_values_of_few_groups_are_as_few_samples_as_there_are_groups() -> None:
     values, groups = np.repeat([0.0, 1.0, 2.0, 3.0], 50), np.repeat(np.arange(4), 50)
-    plain, grouped = (np.diff(bootstrap_interval(values, np.mean, 0, names)) for names in (None, groups))
+    plain = np.diff(bootstrap_interval(values, np.mean, 0))
+    grouped, alone = (np.diff(hierarchical_interval(values, names, np.mean)) for names in (groups, np.arange(200)))
     assert 0.2 < plain < 0.4 and 1.5 < grouped < 2.5
-    alone = np.diff(bootstrap_interval(values, np.mean, 0, np.arange(200)))
     np.testing.assert_allclose(alone, plain, rtol=0.1)
 
 

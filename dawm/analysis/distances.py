@@ -10,7 +10,7 @@ import torch
 from scipy.stats import rankdata
 
 from dawm.analysis.replaying import origins
-from dawm.analysis.statistics import bootstrap_interval
+from dawm.analysis.statistics import hierarchical_interval
 from dawm.data.transitions import Transitions
 
 
@@ -45,9 +45,7 @@ def columns(transitions: Transitions) -> np.ndarray:
     return np.concatenate(parts, axis=1).astype(np.float64)
 
 
-def compare(
-    transitions: Transitions, reference: Reference, seed: int
-) -> Iterator[tuple[str, float, float, float, int]]:
+def compare(transitions: Transitions, reference: Reference) -> Iterator[tuple[str, float, float, float, int]]:
     """(quantity, value, low, high, rows). Novelty alone has a 95 % bootstrap interval: a replicate has some rows twice
     and lies farther from anything than they do, so that none tells of a distance.
 
@@ -61,7 +59,7 @@ def compare(
     for name, of in {"marginal_distance": quantiles, "correlation_distance": rank_correlations}.items():
         yield name, float(np.abs(of(rows) - of(reference.unseen)).mean()), np.nan, np.nan, len(rows)
     nearest = nearest_distance(rows, reference.known)
-    low, high = bootstrap_interval(nearest, np.median, seed, origins(transitions))
+    low, high = hierarchical_interval(nearest, origins(transitions), np.median)
     yield "novelty", float(np.median(nearest)), low, high, len(rows)
 
 

@@ -17,7 +17,7 @@ import torch
 
 from dawm.analysis.distances import Reference, compare
 from dawm.analysis.replaying import Errors, errors_at_best_actions, one_step_change, origins, replay, still_copy
-from dawm.analysis.statistics import Statistic, bootstrap_interval
+from dawm.analysis.statistics import Statistic, bootstrap_interval, hierarchical_interval
 from dawm.config import AssessmentSettings, as_mapping
 from dawm.data.files import only_writer, write_csv
 from dawm.data.sealed import open_sealed, refuse_other, seal, unseal
@@ -55,7 +55,9 @@ def drawn_rows(group: Transitions, limit: int, settings: AssessmentSettings, wha
 def measured(name: str, values: np.ndarray, statistic: Statistic, seed: int, origin: np.ndarray | None) -> Measured:
     """origin: which values are of one episode, as `origins` tells; None: none are."""
     value = float(statistic(values, axis=-1)) if len(values) else float("nan")
-    return name, value, *bootstrap_interval(values, statistic, seed, origin), len(values)
+    if origin is None:
+        return name, value, *bootstrap_interval(values, statistic, seed), len(values)
+    return name, value, *hierarchical_interval(values, origin, statistic), len(values)
 
 
 def split_error(oracle: Oracle, transitions: Transitions, change: np.ndarray, seed: int) -> Iterator[Measured]:
@@ -100,7 +102,7 @@ class Judge:
         """Distances from real data (of the rows `apart`, if given), errors, terminals on more rows; where asked for,
         what the actions add."""
         chosen = drawn_rows(group, self.settings.rows, self.settings, 0)
-        distances = compare(chosen if apart is None else apart, self.reference, self.seed)
+        distances = compare(chosen if apart is None else apart, self.reference)
         yield from self._placed(arm, 0, distances, 1.0)
         errors = replay(self.oracle, chosen, self.change)
         more = drawn_rows(group, TERMINAL_ROWS * self.settings.rows, self.settings, 0)

@@ -18,19 +18,10 @@ def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
     return stats.trim_mean(values, 0.25, axis=axis)
 
 
-def bootstrap_interval(
-    values: np.ndarray, statistic: Statistic, seed: int, groups: np.ndarray | None = None
-) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of `statistic` over values [n]; NaN where there are fewer than two.
-
-    groups [n]: which values belong together, as `resampled_runs` has it.
-    """
+def bootstrap_interval(values: np.ndarray, statistic: Statistic, seed: int) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of `statistic` over values [n]; NaN where there are fewer than two."""
     if len(values) < 2:
         return float("nan"), float("nan")
-    if groups is not None:
-        draws = resampled_runs(groups, RESAMPLES, np.random.default_rng(seed))
-        low, high = percentile_interval(statistic(values[draws], axis=-1))
-        return float(low), float(high)
     interval = stats.bootstrap(
         (values,),
         statistic,
