@@ -22,7 +22,10 @@ from dawm.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "results" / "published" / "benchmarks"
-DOCUMENTS = (Path("README.md"), Path("docs/results.md"), Path("docs/agreement.md"))
+DOCUMENTS = (
+    Path("README.md"),
+    *(Path("docs", name) for name in ("results.md", "first-attempt.md", "tuning.md", "agreement.md")),
+)
 """Quote published tables."""
 
 

@@ -19,7 +19,7 @@ from dawm.data.transitions import Transitions, held_out_rows, read_transitions
 from dawm.environments.tasks import Task, task_of_metadata
 from dawm.errors import InputError
 from dawm.randomness import derived_seed, generator
-from dawm.training import Job, adam, cosine_rate, set_rate, train_and_seal
+from dawm.training import TrainingRun, adam, cosine_rate, set_rate, train_and_seal
 
 HELD_OUT_PAIRS = 4096
 
@@ -120,7 +120,7 @@ def train_on_pairs(
         return {"loss": mean}
 
     train_and_seal(
-        Job(kind, output, as_mapping(settings), seed, compute, {"dataset": pairs.data}),
+        TrainingRun(kind, output, as_mapping(settings), seed, compute, {"dataset": pairs.data}),
         update,
         State({"model": model}, {"optimizer": optimizer}),
         lambda: model,

@@ -115,17 +115,17 @@ def synthesize_shard(
             f"found {settings.sampling_steps}"
         )
     transitions = read_transitions(parts.data, states=False)
-    plan = Plan(parts.world_model, settings, transitions)
+    requests = Requests(parts.world_model, settings, transitions)
     corrector = parts.corrector(settings, transitions)
 
     def make(blocks: range) -> tuple[Transitions, Counter[str]]:
-        return synthesize_blocks(parts, plan, settings, transitions, blocks, corrector)
+        return synthesize_blocks(parts, requests, settings, transitions, blocks, corrector)
 
     together = blocks_at_once(compute)
     write_blocks(output, settings, shard, parts.inputs, transitions, corrector, make, together)
 
 
-class Plan(Starts):
+class Requests(Starts):
     """Where trajectories start and what return they ask for: by trajectory number."""
 
     def __init__(self, model: WorldModel, settings: SynthesisSettings, transitions: Transitions) -> None:
@@ -151,7 +151,7 @@ def requested_returns(request: RequestSettings, own: np.ndarray, scale: float) -
 
 def synthesize_blocks(
     parts: Parts,
-    plan: Plan,
+    requests: Requests,
     settings: SynthesisSettings,
     transitions: Transitions,
     blocks: range,
@@ -160,12 +160,12 @@ def synthesize_blocks(
     """Complete transitions of these blocks of 256 trajectories, which the networks see at once, and the tally of what
     the corrector dropped. The last block is padded with its last trajectory."""
     numbers, kept = numbers_of(settings, blocks)
-    source = plan.source_row[numbers]
+    source = requests.source_row[numbers]
     model, device = parts.world_model, parts.compute.device
     columns = (transitions.observation, transitions.action)
     observation, action = (torch.from_numpy(column[source]).to(device) for column in columns)
-    return_to_go = torch.from_numpy(plan.return_to_go[numbers].astype(np.float32)).to(device)
-    rows, draws = (torch.from_numpy(values).to(device) for values in (source, plan.draw[numbers]))
+    return_to_go = torch.from_numpy(requests.return_to_go[numbers].astype(np.float32)).to(device)
+    rows, draws = (torch.from_numpy(values).to(device) for values in (source, requests.draw[numbers]))
     shape = (settings.sampling_steps, model.settings.window, model.channels)
     with parts.compute.arithmetic():
         noise = trajectory_noise(settings.seed, rows, draws, shape)

@@ -41,7 +41,7 @@ def code_digest() -> str:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingRun:
     """A training that ends as a sealed folder: its kind, its place, and all that decides its result."""
 
     kind: str
@@ -64,7 +64,7 @@ class Job:
 
 
 def train_and_seal(
-    job: Job,
+    run: TrainingRun,
     update: Callable[[int], Metrics],
     state: State,
     result: Callable[[], nn.Module],
@@ -72,26 +72,26 @@ def train_and_seal(
     metadata: Mapping[str, Any],
     evaluate: Callable[[int], dict[str, float]],
 ) -> None:
-    """Trains (see `train`) and writes the model `job.output`: the weights of `result()`, metrics.csv, evaluations.csv
+    """Trains (see `train`) and writes the model `run.output`: the weights of `result()`, metrics.csv, evaluations.csv
     and the seal; nothing where it is finished already. Length and checkpoints are the settings' gradient_steps and
     checkpoint_every."""
-    with only_writer(job.output):
-        if take_up_finished(job):
+    with only_writer(run.output):
+        if take_up_finished(run):
             return
-        unseal(job.output, job.kind)
-        members = [Member(job.what, job.output, job.digest)]
+        unseal(run.output, run.kind)
+        members = [Member(run.what, run.output, run.digest)]
         train(
             members,
             update,
             state,
-            steps=job.settings["gradient_steps"],
-            checkpoint_every=job.settings["checkpoint_every"],
+            steps=run.settings["gradient_steps"],
+            checkpoint_every=run.settings["checkpoint_every"],
             log_every=LOG_EVERY,
             evaluate=lambda step: [evaluate(step)],
             evaluate_every=EVALUATE_EVERY,
         )
         refuse_diverged(members)
-        seal_training(job, result(), WEIGHTS, metadata)
+        seal_training(run, result(), WEIGHTS, metadata)
 
 
 def load_model(
@@ -105,7 +105,7 @@ def load_model(
     return model.eval(), sealed
 
 
-def seal_training(job: Job, result: nn.Module, weights: str, metadata: Mapping[str, Any]) -> None:
+def seal_training(run: TrainingRun, result: nn.Module, weights: str, metadata: Mapping[str, Any]) -> None:
     """The seal comes last: who was killed before it finds a note of what was finished, and seals that.
 
     Schedulers take seals away before they start a job again: one of some seeds of which another was not finished, or
@@ -113,30 +113,30 @@ def seal_training(job: Job, result: nn.Module, weights: str, metadata: Mapping[s
     """
 
     def note(content: Mapping[str, Any]) -> None:
-        write_json(job.output / FINISHED, {"run": job.digest, "seal": content})
-        (job.output / CHECKPOINT).unlink(missing_ok=True)
+        write_json(run.output / FINISHED, {"run": run.digest, "seal": content})
+        (run.output / CHECKPOINT).unlink(missing_ok=True)
 
-    save_weights(job.output / weights, result)
+    save_weights(run.output / weights, result)
     seal(
-        job.output,
-        job.kind,
+        run.output,
+        run.kind,
         files=[weights, "metrics.csv", "evaluations.csv"],
-        settings=job.settings,
-        seed=job.seed,
-        inputs=job.inputs,
+        settings=run.settings,
+        seed=run.seed,
+        inputs=run.inputs,
         metadata=metadata,
         before=note,
     )
 
 
-def take_up_finished(job: Job) -> bool:
+def take_up_finished(run: TrainingRun) -> bool:
     """Whether the folder holds this very run, finished and whole; then it is sealed as it was."""
     try:
-        kept = json.loads((job.output / FINISHED).read_text())
-        if kept["run"] != job.digest:
+        kept = json.loads((run.output / FINISHED).read_text())
+        if kept["run"] != run.digest:
             return False
-        write_json(job.output / PROVENANCE, kept["seal"])
-        sealed = open_sealed(job.output, job.kind)
+        write_json(run.output / PROVENANCE, kept["seal"])
+        sealed = open_sealed(run.output, run.kind)
         for name in sealed.files:
             sealed.read(name)
     except (OSError, ValueError, KeyError, TypeError, InputError):

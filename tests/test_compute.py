@@ -16,7 +16,7 @@ from dawm.compute import CPU, Compute
 from dawm.config import ComputeSettings, InverseDynamicsSettings, SynthesisSettings, WorldModelSettings
 from dawm.data.transitions import Transitions
 from dawm.inverse_dynamics import infer, load_inverse_dynamics, train_inverse_dynamics
-from dawm.synthesis import Parts, Plan, synthesize_blocks, synthesize_shard
+from dawm.synthesis import Parts, Requests, synthesize_blocks, synthesize_shard
 from dawm.training import train
 from dawm.world_model.training import load_world_model, train_world_model
 
@@ -45,7 +45,8 @@ def imagined(
     models: Models, transitions: Transitions, settings: SynthesisSettings, compute: Compute, blocks: range = range(1)
 ) -> Transitions:
     parts = Parts.load(*models, compute=compute)
-    return synthesize_blocks(parts, Plan(parts.world_model, settings, transitions), settings, transitions, blocks)[0]
+    requests = Requests(parts.world_model, settings, transitions)
+    return synthesize_blocks(parts, requests, settings, transitions, blocks)[0]
 
 
 def assert_alike(found: Transitions, expected: Transitions, tolerance: float) -> None:

@@ -24,7 +24,7 @@ from dawm.offline_rl.graphs import GraphedSteps
 from dawm.offline_rl.policy import load_policy
 from dawm.offline_rl.td3_bc import TD3BC
 from dawm.offline_rl.training import PolicyRun, PolicyTraining, of_one_step, train_policies, train_policy
-from dawm.training import FINISHED, Job
+from dawm.training import FINISHED, TrainingRun
 
 SHARED: dict[str, Any] = {
     "hidden": 16,
@@ -75,7 +75,7 @@ def noted_trainings(patch: pytest.MonkeyPatch) -> list[list[int]]:
     whole = PolicyTraining.run
 
     def noted(self: PolicyTraining) -> Any:
-        trained.append([job.seed for job in self.jobs])
+        trained.append([run.seed for run in self.runs])
         return whole(self)
 
     patch.setattr(PolicyTraining, "run", noted)
@@ -132,7 +132,7 @@ def test_kill_between_two_checkpoints_parts_the_seeds_and_costs_nothing(
     whole = PolicyTraining.update
 
     def update(self: PolicyTraining, step: int) -> Any:
-        steps.append((step, len(self.jobs)))
+        steps.append((step, len(self.runs)))
         return whole(self, step)
 
     monkeypatch.setattr(PolicyTraining, "update", update)
@@ -167,8 +167,8 @@ def test_every_checkpoint_is_read_once_to_put_equally_far_ones_together(
         return steps[folder.name]
 
     monkeypatch.setattr("dawm.offline_rl.training.checkpoint_step", step)
-    jobs = [Job("policy", tmp_path / name, {}, 0, CPU, {}) for name in steps]
-    assert [[job.output.name for job in together] for together in of_one_step(jobs)] == [["b"], ["d"], ["a", "c"]]
+    runs = [TrainingRun("policy", tmp_path / name, {}, 0, CPU, {}) for name in steps]
+    assert [[run.output.name for run in together] for together in of_one_step(runs)] == [["b"], ["d"], ["a", "c"]]
     assert sorted(read) == sorted(steps)
 
 

@@ -19,7 +19,7 @@ from dawm.inverse_dynamics import load_inverse_dynamics, train_inverse_dynamics
 from dawm.layout import shard_name
 from dawm.synthesis import (
     Parts,
-    Plan,
+    Requests,
     complete,
     requested_returns,
     seal_synthetic,
@@ -111,12 +111,12 @@ def block_of(
     parts: Parts, transitions: Transitions, settings: SynthesisSettings, order: np.ndarray | None = None, draw: int = 0
 ) -> Transitions:
     """The first block's transitions sorted by source row; its trajectories come in the given order."""
-    plan = Plan(parts.world_model, settings, transitions)
+    requests = Requests(parts.world_model, settings, transitions)
     if order is not None:
-        plan.source_row[:BLOCK] = plan.source_row[:BLOCK][order]
-        plan.return_to_go[:BLOCK] = plan.return_to_go[:BLOCK][order]
-    plan.draw[:] = draw
-    found, _ = synthesize_blocks(parts, plan, settings, transitions, range(1))
+        requests.source_row[:BLOCK] = requests.source_row[:BLOCK][order]
+        requests.return_to_go[:BLOCK] = requests.return_to_go[:BLOCK][order]
+    requests.draw[:] = draw
+    found, _ = synthesize_blocks(parts, requests, settings, transitions, range(1))
     return found.take(np.lexsort((found.horizon_step, found.source_row)))
 
 
@@ -139,7 +139,7 @@ def test_noise_depends_on_the_seed_and_on_the_draw_of_a_row(
     changed = np.abs(first.next_observation - redrawn.next_observation).max(1)
     assert (changed > 1e-3).mean() > 0.9  # a sample may be cut back to the data's range in every dimension
 
-    reseeded = Plan(parts.world_model, synthesis_settings, transitions)
+    reseeded = Requests(parts.world_model, synthesis_settings, transitions)
     other = dataclasses.replace(synthesis_settings, seed=1)  # the starts of seed 0, the noise of seed 1
     again, _ = synthesize_blocks(parts, reseeded, other, transitions, range(1))
     original, _ = synthesize_blocks(parts, reseeded, synthesis_settings, transitions, range(1))
@@ -152,16 +152,16 @@ def test_noise_differs_between_the_rows_of_a_draw_and_between_the_draws_of_a_row
     parts: Parts, transitions: Transitions, synthesis_settings: SynthesisSettings, shared: str
 ) -> None:
     """From the same state, action and return, 256 trajectories are 256 different samples."""
-    plan = Plan(parts.world_model, synthesis_settings, transitions)
-    plan.return_to_go[:] = 100.0
-    plan.source_row[:] = 5 if shared == "source_row" else np.arange(len(plan.source_row))
-    plan.draw[:] = 0 if shared == "draw" else np.arange(len(plan.draw))
+    requests = Requests(parts.world_model, synthesis_settings, transitions)
+    requests.return_to_go[:] = 100.0
+    requests.source_row[:] = 5 if shared == "source_row" else np.arange(len(requests.source_row))
+    requests.draw[:] = 0 if shared == "draw" else np.arange(len(requests.draw))
     alike = dataclasses.replace(
         transitions,
         observation=np.repeat(transitions.observation[5:6], len(transitions), axis=0),
         action=np.repeat(transitions.action[5:6], len(transitions), axis=0),
     )
-    found, _ = synthesize_blocks(parts, plan, synthesis_settings, alike, range(1))
+    found, _ = synthesize_blocks(parts, requests, synthesis_settings, alike, range(1))
     first = found.take(found.horizon_step == 1)
     assert len(np.unique(first.next_observation, axis=0)) == BLOCK
 
@@ -173,9 +173,9 @@ def test_networks_see_blocks_of_one_size_whatever_is_left_over(
     parts, rows = Parts.load(*models), []
     for network in (parts.world_model.denoiser, parts.inverse_dynamics):
         network.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
-    plan = Plan(parts.world_model, synthesis_settings, transitions)
+    requests = Requests(parts.world_model, synthesis_settings, transitions)
     for block in range(3):
-        synthesize_blocks(parts, plan, synthesis_settings, transitions, range(block, block + 1))
+        synthesize_blocks(parts, requests, synthesis_settings, transitions, range(block, block + 1))
     assert rows == 3 * [512, 512, 512, 256]  # 3 sampling steps with and without the condition, then the actions
 
 
@@ -183,19 +183,19 @@ def test_every_real_row_starts_a_trajectory_before_any_starts_two(
     parts: Parts, transitions: Transitions, synthesis_settings: SynthesisSettings
 ) -> None:
     settings = dataclasses.replace(synthesis_settings, trajectories=3500)
-    plan = Plan(parts.world_model, settings, transitions)
-    assert sorted(plan.source_row[:3000].tolist()) == list(range(3000))
-    assert len(set(plan.source_row[3000:].tolist())) == 500
-    np.testing.assert_array_equal(plan.draw, [0] * 3000 + [1] * 500)
+    requests = Requests(parts.world_model, settings, transitions)
+    assert sorted(requests.source_row[:3000].tolist()) == list(range(3000))
+    assert len(set(requests.source_row[3000:].tolist())) == 500
+    np.testing.assert_array_equal(requests.draw, [0] * 3000 + [1] * 500)
 
 
 def test_wanted_return_is_the_rows_own_times_the_factor(
     parts: Parts, transitions: Transitions, synthesis_settings: SynthesisSettings
 ) -> None:
     settings = dataclasses.replace(synthesis_settings, request=RequestSettings(amount=1.7))
-    plan = Plan(parts.world_model, settings, transitions)
+    requests = Requests(parts.world_model, settings, transitions)
     own = returns_to_go(transitions, 0.99)
-    np.testing.assert_allclose(plan.return_to_go, [1.7 * float(own[row]) for row in plan.source_row], rtol=1e-6)
+    np.testing.assert_allclose(requests.return_to_go, [1.7 * float(own[row]) for row in requests.source_row], rtol=1e-6)
 
 
 @pytest.mark.parametrize("amount", [0.7, 1.0, 1.1, 3.0])
@@ -217,9 +217,9 @@ def test_a_quantile_and_a_value_ask_all_trajectories_for_the_same(
         (RequestSettings(kind="quantile", amount=0.25), known[len(known) // 4 - 1], known[len(known) // 4 + 1]),
         (RequestSettings(kind="value", amount=0.7), *[0.7 * float(parts.world_model.return_scale)] * 2),
     ):
-        plan = Plan(parts.world_model, dataclasses.replace(synthesis_settings, request=request), transitions)
-        assert len(set(plan.return_to_go.tolist())) == 1 and len(plan.return_to_go) == len(plan.source_row)
-        assert low * (1 - 1e-6) <= plan.return_to_go[0] <= high * (1 + 1e-6)
+        requests = Requests(parts.world_model, dataclasses.replace(synthesis_settings, request=request), transitions)
+        assert len(set(requests.return_to_go.tolist())) == 1 and len(requests.return_to_go) == len(requests.source_row)
+        assert low * (1 - 1e-6) <= requests.return_to_go[0] <= high * (1 + 1e-6)
 
 
 def test_a_quantile_of_unknown_returns_is_refused() -> None:

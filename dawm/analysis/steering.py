@@ -28,7 +28,7 @@ from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.planner import Planner
 from dawm.randomness import derived_seed
-from dawm.synthesis import Parts, Plan, synthesize_blocks
+from dawm.synthesis import Parts, Requests, synthesize_blocks
 
 COLUMNS = ["loop", "request", "return_to_go", "quantity", "value", "low", "high", "count"]
 
@@ -117,10 +117,12 @@ def imagined_from(
         request=RequestSettings(kind="value", amount=request),
         correction=synthesis.correction.without_thresholds(),
     )
-    plan = Plan(parts.world_model, wanted, transitions)
+    requests = Requests(parts.world_model, wanted, transitions)
     corrector = parts.corrector(wanted, transitions)
     blocks = [range(b, b + 1) for b in range(-(-wanted.trajectories // BLOCK))]
-    grown = concatenate([synthesize_blocks(parts, plan, wanted, transitions, block, corrector)[0] for block in blocks])
+    grown = concatenate(
+        [synthesize_blocks(parts, requests, wanted, transitions, block, corrector)[0] for block in blocks]
+    )
     return grown.take(held_out_rows_of_sources(grown, ground.held_out))
 
 

@@ -25,7 +25,7 @@ from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.variables import environment_variable
 
-Layout = Literal["d4rl-hdf5", "minari", "parquet"]
+Format = Literal["d4rl-hdf5", "minari", "parquet"]
 CHUNK_ROWS = 4096  # of an HDF5 file
 COLUMNS = {
     "observation": "float32[obs_dim], raw units",
@@ -44,7 +44,7 @@ COLUMNS = {
 
 
 def export_to(
-    layout: Layout,
+    layout: Format,
     output: Path,
     dataset: Path | None = None,
     synthetic: Path | None = None,

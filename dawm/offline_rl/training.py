@@ -34,7 +34,7 @@ from dawm.offline_rl.policy import WEIGHTS, DeterministicPolicy
 from dawm.offline_rl.td3_bc import TD3BC
 from dawm.randomness import derived_seed
 from dawm.training import (
-    Job,
+    TrainingRun,
     refuse_diverged,
     seal_training,
     take_up_finished,
@@ -85,19 +85,21 @@ def train_policies(
     settings = with_preset(settings, data.metadata.get("parent", data.provenance["settings"].get("source", "")))
     chosen = {"algorithm": algorithm, "real_fraction": real_fraction}
     discount = None if isinstance(settings, BCSettings) else settings.discount
-    jobs = []
+    prepared = []
     for run in runs:
         refuse_other(run.output, "policy")
         inputs = {"dataset": data}
         if real_fraction < 1:
             inputs["synthetic"] = synthetic_of(run, real_fraction, discount, data)
-        jobs.append(Job("policy", run.output, {**as_mapping(settings), **chosen}, run.seed, compute, inputs))
+        prepared.append(
+            TrainingRun("policy", run.output, {**as_mapping(settings), **chosen}, run.seed, compute, inputs)
+        )
     with ExitStack() as held:
-        for job in jobs:
-            held.enter_context(only_writer(job.output))
-        unfinished = [job for job in jobs if not take_up_finished(job)]
-        for job in unfinished:
-            unseal(job.output, job.kind)
+        for one in prepared:
+            held.enter_context(only_writer(one.output))
+        unfinished = [one for one in prepared if not take_up_finished(one)]
+        for one in unfinished:
+            unseal(one.output, one.kind)
         members: list[Member] = []
         for side_by_side in of_one_step(unfinished):
             members += PolicyTraining(algorithm, settings, real_fraction, side_by_side).run()
@@ -121,20 +123,22 @@ def synthetic_of(run: PolicyRun, real_fraction: float, discount: float | None, d
     return sealed
 
 
-def of_one_step(jobs: Sequence[Job]) -> list[list[Job]]:
-    """The jobs whose checkpoints are equally far, together; a kill between two checkpoints may have parted them."""
-    together: dict[int, list[Job]] = defaultdict(list)
-    for job in jobs:
-        together[checkpoint_step(job.output, job.digest)].append(job)
+def of_one_step(runs: Sequence[TrainingRun]) -> list[list[TrainingRun]]:
+    """Those whose checkpoints are equally far, together; a kill between two checkpoints may have parted them."""
+    together: dict[int, list[TrainingRun]] = defaultdict(list)
+    for run in runs:
+        together[checkpoint_step(run.output, run.digest)].append(run)
     return [together[step] for step in sorted(together)]
 
 
 class PolicyTraining:
     """Runs of one learner on one data set that are trained side by side."""
 
-    def __init__(self, algorithm: str, settings: LearnerSettings, real_fraction: float, jobs: Sequence[Job]) -> None:
-        self.settings, self.jobs, self.compute = settings, jobs, jobs[0].compute
-        data = jobs[0].inputs["dataset"]
+    def __init__(
+        self, algorithm: str, settings: LearnerSettings, real_fraction: float, runs: Sequence[TrainingRun]
+    ) -> None:
+        self.settings, self.runs, self.compute = settings, runs, runs[0].compute
+        data = runs[0].inputs["dataset"]
         self.metadata = data.metadata
         self.task: Task = task_of_metadata(data.metadata)
         real = open_table(data)
@@ -144,10 +148,10 @@ class PolicyTraining:
         self.limits = value_limits(real, settings, scale)
         if isinstance(settings, BCSettings):
             real = best_episodes(real, settings.best_episodes)
-        opened = {job.inputs["synthetic"].digest: job.inputs["synthetic"] for job in jobs if "synthetic" in job.inputs}
+        opened = {run.inputs["synthetic"].digest: run.inputs["synthetic"] for run in runs if "synthetic" in run.inputs}
         tables = {digest: open_table(sealed) for digest, sealed in opened.items()}
-        synthetic = [tables[job.inputs["synthetic"].digest] if tables else None for job in jobs]
-        seeds, device = [job.seed for job in jobs], self.compute.device
+        synthetic = [tables[run.inputs["synthetic"].digest] if tables else None for run in runs]
+        seeds, device = [run.seed for run in runs], self.compute.device
         self.mixture = Mixture(real, synthetic, real_fraction, self.units, seeds, settings.batch_size, device)
         chance = [torch.Generator().manual_seed(derived_seed(seed, "policy", "weights")) for seed in seeds]
         dims = real.observation_dim, real.action_dim
@@ -161,7 +165,7 @@ class PolicyTraining:
 
     def run(self) -> list[Member]:
         """Trains and seals; returns all members, those that diverged with their failures."""
-        members = [Member(job.what, job.output, job.digest) for job in self.jobs]
+        members = [Member(run.what, run.output, run.digest) for run in self.runs]
         train(
             members,
             self.update,
@@ -176,11 +180,11 @@ class PolicyTraining:
         environment = {
             key: self.metadata[key] for key in ("environment", "environment_settings") if key in self.metadata
         }
-        for place, (job, member) in enumerate(zip(self.jobs, members, strict=True)):
+        for place, (run, member) in enumerate(zip(self.runs, members, strict=True)):
             if member.failure is None:
-                policy, settings = self.policy(place), job.settings
+                policy, settings = self.policy(place), run.settings
                 chosen = {key: settings[key] for key in ("algorithm", "real_fraction")}
-                seal_training(job, policy, WEIGHTS, {**chosen, **environment, **policy.facts()})
+                seal_training(run, policy, WEIGHTS, {**chosen, **environment, **policy.facts()})
         return members
 
     def update(self, step: int) -> Mapping[str, Tensor]:
@@ -200,8 +204,8 @@ class PolicyTraining:
 
     def evaluate(self, step: int) -> list[dict[str, float]]:
         rows = []
-        for place, job in enumerate(self.jobs):
-            returns = self.evaluator.returns(self.policy(place).act, job.seed, step)
+        for place, run in enumerate(self.runs):
+            returns = self.evaluator.returns(self.policy(place).act, run.seed, step)
             rows.append(
                 {
                     "return_mean": float(returns.mean()),

@@ -19,7 +19,7 @@ from dawm.data.windows import WindowBatch, Windows, wanted_returns
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.randomness import derived_seed, generator
-from dawm.training import Job, adam, average_into, cosine_rate, ema_rate, load_model, set_rate, train_and_seal
+from dawm.training import TrainingRun, adam, average_into, cosine_rate, ema_rate, load_model, set_rate, train_and_seal
 from dawm.world_model.consistency import Physics
 from dawm.world_model.model import NORMALIZERS, WorldModel
 from dawm.world_model.preconditioning import training_sigmas
@@ -54,7 +54,7 @@ def train_world_model(
     training = Denoising(model.to(compute.device), seen, held_out, physics, seed, compute)
     inputs = {"dataset": data, **(physics.inputs if physics else {})}
     train_and_seal(
-        Job(KIND, output, as_mapping(settings), seed, compute, inputs),
+        TrainingRun(KIND, output, as_mapping(settings), seed, compute, inputs),
         training.update,
         training.state,
         lambda: training.averaged,
