@@ -65,7 +65,10 @@ def work(experiment: Experiment, dataset: str, arms: Sequence[str] = ()) -> Iter
     chosen = {name: arm for name, arm in experiment.matrix().augmentations.items() if name in arms or not arms}
     grown = {arm.generator for arm in chosen.values()}
     acting = tuple(name for name in experiment.planners if name in grown)
-    cast = dataclasses.replace(cut(experiment, dataset), augmentations=chosen, planners=acting)
+    learners = {name for arm in chosen.values() for name in arm.algorithms or experiment.algorithm_names}
+    idle = dict.fromkeys(set(experiment.algorithm_names) - learners)
+    left = dataclasses.replace(experiment.algorithms, **idle)
+    cast = dataclasses.replace(cut(experiment, dataset), augmentations=chosen, algorithms=left, planners=acting)
     made = [job for job in jobs(Layout(Path()), cast) if job.stage not in ("film", "animate")]
     yield from (job for job in made if job.dataset == dataset or job.stage == "export")
 

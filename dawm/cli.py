@@ -65,7 +65,7 @@ def ran_out_of_memory(error: Exception) -> bool:
 
 def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
-        prog="dawm", description="Diffusion action world models: synthetic transitions for offline RL."
+        prog="python -m dawm", description="Diffusion action world models: synthetic transitions for offline RL."
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="STAGE")
 
@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=help, description=help)
         made.set_defaults(stage=stage)
         for option in names:
-            made.add_argument(f"--{option}", **_OPTIONS[option])
+            made.add_argument(_FLAGS.get(option, f"--{option}"), **_OPTIONS[option])
         return made
 
     for add in (_add_data, _add_models, _add_learners, _add_fidelity, _add_collecting, _add_upkeep):
@@ -89,7 +89,8 @@ def _add_data(command: Command) -> None:
     made.add_argument("dataset", help="a sealed folder, an HDF5 file or a source such as d4rl/hopper-medium-v2")
     made.add_argument("--environment", metavar="ID", help="gymnasium's id, for a file that does not tell it")
     made.add_argument("--output", type=Path, help="where the figure goes; default: inspections/NAME")
-    command("describe", stages.describe, "one table and figure of all inspected data sets", "results", "settings")
+    made = command("describe", stages.describe, "one table and figure of all inspected data sets", "results")
+    made.add_argument("--datasets", nargs="+", required=True, metavar="NAME", help="the data sets, in their order")
     made = command("export-to", stages.export_to, "write transitions for other people's learners", "output")
     made.add_argument("layout", choices=["d4rl-hdf5", "minari", "parquet"])
     made.add_argument("--dataset", type=Path, help="folder of a sealed data set: real transitions")
@@ -123,8 +124,9 @@ def _add_models(command: Command) -> None:
     made.add_argument(
         "--forward-dynamics", type=Path, help="folder of a trained forward model that corrects, filters, is rolled out"
     )
-    made.add_argument("--shard", type=int, help="only this shard, from 0")
-    made.add_argument("--seal", action="store_true", help="only seal the shards that are there")
+    part = made.add_mutually_exclusive_group()
+    part.add_argument("--shard", type=int, help="only this shard, from 0")
+    part.add_argument("--seal", action="store_true", help="only seal the shards that are there")
 
 
 def _add_learners(command: Command) -> None:
@@ -162,7 +164,7 @@ def _add_fidelity(command: Command) -> None:
     )
     made.add_argument("--synthetic", type=Path, required=True, help="folder of synthetic transitions")
     made.add_argument("--name", default="dawm", help="the arm's name in the table")
-    command("fidelity", stages.fidelity, "set all recipes' assessments beside each other", "results", "settings")
+    command("fidelity", stages.fidelity, "set all recipes' assessments beside each other", "results", "experiment")
     made = command(
         "animate", stages.animate, "draw imagined rollouts beside the simulator's", "dataset", "settings", "output"
     )
@@ -177,17 +179,17 @@ def _add_fidelity(command: Command) -> None:
     made.add_argument("--world-model", type=Path, required=True, help="folder of a trained world model")
     made.add_argument("--forward-dynamics", type=Path, help="folder of a trained forward model, where it corrects")
     made.add_argument("--synthesis", required=True, metavar="SETTINGS", help="the recipe's settings of synthesis")
-    command("steering", stages.steering, "set all recipes' steerings beside each other", "results", "settings")
+    command("steering", stages.steering, "set all recipes' steerings beside each other", "results", "experiment")
 
 
 def _add_collecting(command: Command) -> None:
     """What is collected from all of an experiment's runs."""
-    command("tables", stages.tables, "collect runs into tables/*.csv", "results", "settings")
-    command("timings", stages.timings, "collect benchmark files into one table", "results", "settings", "output")
+    command("tables", stages.tables, "collect runs into tables/*.csv", "results", "matrix")
+    command("timings", stages.timings, "collect benchmark files into one table", "results", "experiment", "output")
     made = command("compare", stages.compare, "arms against each other, from one or several tables of scores", "output")
     made.add_argument("scores", type=Path, nargs="+", help="tables scores.csv")
     command("figures", stages.figures, "draw all figures from the tables", "tables", "output")
-    command("report", stages.report, "write the report page", "results", "settings")
+    command("report", stages.report, "write the report page", "results", "experiment")
 
 
 def _add_upkeep(command: Command) -> None:
@@ -204,8 +206,9 @@ def _add_upkeep(command: Command) -> None:
     made.add_argument(
         "--measured",
         type=Path,
-        nargs="+",
-        help="folders of experiments with config.yaml and timings/timings.csv; default: all below results",
+        action="append",
+        metavar="FOLDER",
+        help="an experiment with config.yaml and timings/timings.csv; may come again; default: all below results",
     )
     made = command("check-config", stages.check_config, "validate an experiment's config and print it whole")
     made.add_argument("config", type=Path)
@@ -232,8 +235,21 @@ def _add_upkeep(command: Command) -> None:
     made.add_argument("--output", type=Path, required=True)
 
 
+_FLAGS = {"experiment": "--settings", "matrix": "--settings"}
+"""Of options that are not called by their names."""
 _OPTIONS: dict[str, dict[str, Any]] = {
     "settings": {"default": "{}", "help": "the stage's settings: a YAML file, or YAML or JSON text in braces"},
+    "experiment": {
+        "required": True,
+        "metavar": "CONFIG",
+        "help": "the experiment's config: a YAML file, or YAML or JSON text in braces",
+    },
+    "matrix": {
+        "required": True,
+        "metavar": "MATRIX",
+        "help": "names of the experiment's data sets, learners, arms and seeds as the workflow gives them: "
+        "`dawm.config.Matrix` as YAML or JSON, file or text in braces",
+    },
     "output": {"type": Path, "required": True, "help": "where the result goes"},
     "seed": {"type": int, "default": 0},
     "device": {"default": "auto", "help": "cpu, cuda, or auto: cuda where there is one"},
@@ -248,9 +264,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "results": {"type": Path, "required": True, "help": "folder results/<experiment>"},
     "tables": {"type": Path, "required": True, "help": "folder of sealed tables"},
     "target": {
-        "nargs": "+",
-        "default": ["report"],
+        "action": "append",
         "metavar": "TARGET",
-        "help": "what the workflow is asked for: report, datasets, fidelity, steering, animations; default: report",
+        "help": "what the workflow is asked for: report, datasets, fidelity, steering, animations; may come again; "
+        "default: report",
     },
 }

@@ -30,7 +30,7 @@ from dawm.randomness import generator
 REAL_ROWS = 4096
 CANDIDATES, DROPPED, REST = "candidates", "dropped", "rest_of_trajectory"
 TERMINALS, TERMINALS_DROPPED = "terminals", "terminals_dropped"
-HIDDEN_STATE = "hidden_state"
+HIDDEN_STATE, PAST_THE_END = "hidden_state", "past_the_end"
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,16 @@ def with_terminals(steps: Steps, terminals: str, task: Task) -> Steps:
     """
     if terminals == "learned":
         return steps
-    found = torch.from_numpy(np.asarray(task.terminated(steps.next_observation.double().cpu().numpy())))
-    found = found.to(steps.ended.device)
+    found = terminated(task, steps.next_observation)
     if terminals == "both":
         found = found | steps.terminal
     return replace(steps, terminal=found, ended=steps.ended | found)
+
+
+def terminated(task: Task, states: Tensor) -> Tensor:
+    """What the task's termination function says of states [..., obs_dim], bool [...] on their device."""
+    found = task.terminated(states.double().cpu().numpy())
+    return torch.from_numpy(np.asarray(found)).to(states.device)
 
 
 def score(
@@ -173,7 +178,9 @@ class Corrector:
     def apply(self, steps: Steps) -> tuple[Steps, Tensor, Counter[str]]:
         """The steps as they are to be written, which of them stay [B, S], and the tally of `drop`.
 
-        Scores judge what was imagined; range and terminals what is finally kept.
+        Scores judge what was imagined; range and terminals what is finally kept. Where the termination function is
+        asked, nothing starts in a state in which an episode is over: no data have such rows, an unconditional model's
+        samples do.
         """
         s, a, successor = steps.observation, steps.action, steps.next_observation
         bad = {
@@ -185,6 +192,8 @@ class Corrector:
         if self.low is not None and self.high is not None:
             ends = (steps.observation, steps.next_observation)
             bad["range"] = outside(ends[0], self.low, self.high) | outside(ends[1], self.low, self.high)
+        if self.settings.terminals != "learned":
+            bad[PAST_THE_END] = terminated(self.task, steps.observation)
         steps = with_terminals(steps, self.settings.terminals, self.task)
         stay, tally = drop(bad, steps.counts, self.settings.drop)
         terminals = steps.terminal & steps.counts

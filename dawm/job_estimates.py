@@ -14,7 +14,7 @@ import pandas as pd
 
 from dawm.config import Experiment, as_mapping, load_experiment
 from dawm.errors import InputError, one_line
-from dawm.jobs import Job, jobs
+from dawm.jobs import REPORT, Job, every_job, jobs
 from dawm.layout import Layout
 from dawm.progress import clock
 
@@ -96,7 +96,7 @@ class Plan:
             yield f"{clock(self.makespan)} from start to end on {self.cores} cores"
 
 
-def plan(config: Path, measured: Sequence[Path], gpus: int, cores: int, targets: Sequence[str] = ("report",)) -> Plan:
+def plan(config: Path, measured: Sequence[Path], gpus: int, cores: int, targets: Sequence[str] = REPORT) -> Plan:
     """Of what `targets` ask for. measured: folders of experiments, each with its config.yaml and timings/timings.csv;
     gpus: 0 runs all on cores.
 
@@ -126,7 +126,7 @@ def measurements(folder: Path) -> Iterator[Measurement]:
             "found only one of them, or neither"
         )
     experiment = load_experiment(layout.config)
-    known = {job.slug: job for job in jobs(layout, experiment)}
+    known = {job.slug: job for job in every_job(layout, experiment)}
     for row in read_timings(path).to_dict("records"):
         job = known.get(f"{row['stage']}/{row['job']}")
         if job is not None:

@@ -24,7 +24,9 @@ from dawm.layout import (
 )
 
 TARGETS = ("report", "datasets", "fidelity", "steering", "animations")
-"""What the workflow is asked for; without a word, the report."""
+"""What the workflow is asked for."""
+REPORT = TARGETS[:1]
+"""Without a word."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Job:
         return all(path.is_file() for path in self.outputs)
 
 
-def jobs(layout: Layout, experiment: Experiment, targets: Sequence[str] = ("report",)) -> list[Job]:
+def jobs(layout: Layout, experiment: Experiment, targets: Sequence[str] = REPORT) -> list[Job]:
     """Those that some of TARGETS ask for, in an order in which each comes after what it needs.
 
     Raises:

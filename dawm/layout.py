@@ -118,9 +118,9 @@ class Layout:
         return self.root / "report.html"
 
 
-SHARDS_VERSION = 3
+SHARDS_VERSION = 4
 """Of what the code writes into synthetic shards; those of another version are made again. 2: a request by factor asks
-for more where a row's own return is negative."""
+for more where a row's own return is negative; 4: nothing starts where the termination function says that it is over."""
 
 
 def shard_name(number: int, count: int) -> str:

@@ -80,9 +80,8 @@ def inspect(parsed: argparse.Namespace) -> int:
 
 def describe(parsed: argparse.Namespace) -> None:
     from dawm.analysis.overview import describe
-    from dawm.config import Matrix
 
-    describe(parsed.results, _settings(parsed, Matrix))
+    describe(parsed.results, parsed.datasets)
 
 
 def export_to(parsed: argparse.Namespace) -> None:
@@ -319,12 +318,13 @@ def verify(parsed: argparse.Namespace) -> int:
 def status(parsed: argparse.Namespace) -> None:
     import time
 
+    from dawm.jobs import REPORT
     from dawm.status import status
 
     if parsed.watch is not None and not 0 < parsed.watch <= A_DAY:
         raise InputError(f"--watch: expected a number of seconds above 0, {A_DAY:,} at most, found {parsed.watch:g}")
     while True:
-        found = status(parsed.results, parsed.target)
+        found = status(parsed.results, parsed.target or REPORT)
         if parsed.watch is not None and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
         print(*found.lines(), sep="\n", flush=True)
@@ -335,12 +335,13 @@ def status(parsed: argparse.Namespace) -> None:
 
 def plan(parsed: argparse.Namespace) -> None:
     from dawm.job_estimates import plan
+    from dawm.jobs import REPORT
 
     if parsed.gpus < 0 or parsed.cores < 1:
         raise InputError(f"expected --gpus from 0 and --cores from 1, found {parsed.gpus} and {parsed.cores}")
     found = sorted(Path("results").glob("**/timings/timings.csv")) if parsed.measured is None else []
     measured = parsed.measured or [path.parents[1] for path in found]
-    print(*plan(parsed.config, measured, parsed.gpus, parsed.cores, parsed.target).lines(), sep="\n")
+    print(*plan(parsed.config, measured, parsed.gpus, parsed.cores, parsed.target or REPORT).lines(), sep="\n")
 
 
 def check_config(parsed: argparse.Namespace) -> None:

@@ -11,10 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from dawm.config import ExportSettings, InverseDynamicsSettings, SynthesisSettings, WorldModelSettings
+from dawm.config import (
+    ExportSettings,
+    ForwardDynamicsSettings,
+    InverseDynamicsSettings,
+    SynthesisSettings,
+    WorldModelSettings,
+)
 from dawm.data.export import export
 from dawm.data.sealed import open_sealed, seal
 from dawm.data.transitions import Transitions, read_transitions, write_shard
+from dawm.forward_dynamics import train_forward_dynamics
 from dawm.inverse_dynamics import train_inverse_dynamics
 from dawm.layout import shard_name
 from dawm.synthesis import seal_synthetic, synthesize_shard
@@ -88,6 +95,14 @@ def inverse_dynamics(dataset: Path, inverse_dynamics_settings: InverseDynamicsSe
     """A sealed inverse dynamics model after 60 steps on `dataset`."""
     folder = dataset.parent / "inverse-dynamics"
     train_inverse_dynamics(dataset, inverse_dynamics_settings, folder, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def forward_dynamics(dataset: Path) -> Path:
+    """A sealed forward model after 60 steps on `dataset`."""
+    folder = dataset.parent / "forward-dynamics"
+    train_forward_dynamics(dataset, ForwardDynamicsSettings(hidden=32, gradient_steps=60), folder, seed=0)
     return folder
 
 

@@ -129,7 +129,7 @@ def test_help_comes_without_loading_heavy_modules():
         "for stage in sys.argv[1:]:\n"
         "    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):\n"
         "        main([stage, '--help'] if stage else ['--help'])\n"
-        "    assert 'usage: dawm' in text.getvalue()\n"
+        "    assert 'usage: python -m dawm' in text.getvalue()\n"
         "print(*sys.modules)"
     )
     result = subprocess.run(
@@ -152,7 +152,7 @@ def test_wrong_usage_has_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    assert "usage: dawm" in capsys.readouterr().err
+    assert "usage: python -m dawm" in capsys.readouterr().err
 
 
 def test_documents_are_the_same_whatever_the_locale(tmp_path):
@@ -242,7 +242,7 @@ def test_unknown_local_data_set_is_refused_with_the_known_ones(refused, output, 
     assert f"found {name}" in message
 
 
-@pytest.mark.parametrize("name", ["hopper", "HDF5:x", "/data/hopper_medium-v2.hdf5", "random:Pendulum-v1"])
+@pytest.mark.parametrize("name", ["hopper", "hdf5:", "HDF5:x", "/data/hopper_medium-v2.hdf5", "random:Pendulum-v1"])
 def test_unknown_kind_of_source_is_refused(refused, output, name):
     message = refused("export", "--settings", json.dumps({"source": name}), "--output", output)
     known = "local/NAME, d4rl/NAME, minari/ID, hdf5:PATH, part/NAME or random (with `environment`)"
@@ -322,6 +322,20 @@ def test_negative_seed_is_refused(refused, output, stage):
 def test_negative_seed_among_others_is_refused(refused, output):
     message = refused("train-policy", *SEEDED["train-policy"], output / "0", output / "1", "--seed", 0, -2)
     assert message == "dawm train-policy: --seed: expected a whole number from 0, found -2"
+
+
+def test_options_that_may_come_again_leave_the_positional_argument_alone(tmp_path, capsys):
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "config.yaml").write_text((ROOT / "tests" / "tiny.yaml").read_text())
+    assert main(["status", "--target", "datasets", "--target", "fidelity", str(results)]) == 0
+    assert "inspect" in capsys.readouterr().out
+
+
+def test_a_shard_is_made_or_all_are_sealed(capsys):
+    with pytest.raises(SystemExit):
+        main(["synthesize", "--world-model", "w", "--dataset", "d", "--output", "o", "--shard", "0", "--seal"])
+    assert "argument --seal: not allowed with argument --shard" in capsys.readouterr().err
 
 
 def test_unknown_device_is_refused(refused, dataset, output):

@@ -18,6 +18,7 @@ from dawm.cli import main
 from dawm.data.sealed import open_sealed
 
 TASKS, SEEDS = ["hopper-medium", "walker2d-medium"], range(5)
+NAME = "a name in one line, without | and `"
 Effect = Callable[[str, str, int], float]
 
 
@@ -163,8 +164,9 @@ def test_what_one_run_without_a_score_takes_away_is_said(tmp_path: Path, value: 
     both = written(tmp_path / "both", scores)
     said = [open_sealed(tmp_path / name / "comparison", "comparison").metadata["notes"] for name in ("one", "both")]
     why = "in no IQM and no comparison, since `dawm` has no score with seed 2."
+    paired = "in no IQM and no comparison, since other data sets have fewer seeds."
     assert said == [
-        [f"TD3+BC: {TASKS[0]} is {why}"],
+        [f"TD3+BC: seed 2 of {TASKS[0]} is {why}", f"TD3+BC: seed 2 of {TASKS[1]} is {paired}"],
         [f"TD3+BC: seed 2 of {task} is {why}" for task in TASKS],
     ]
     assert set(both["aggregates"]["seeds"]) == {4} and set(both["pairs"]["datasets"]) == {2}
@@ -325,7 +327,8 @@ def test_runs_without_a_score_are_left_out_and_counted(tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("column", "value", "expected"),
     [
-        *((name, "", "a name") for name in ("whole", "algorithm", "augmentation")),
+        *((name, "", NAME) for name in ("whole", "algorithm", "augmentation")),
+        *(("augmentation", value, NAME) for value in ("a|b", "a`b", "a\nb")),
         *(("seed", value, "a whole number from 0") for value in ("", "nan", "inf", "-1", "0.5", "1e300")),
         *(("data_fraction", value, "a number above 0 and at most 1") for value in ("", "0", "1.5", "nan", "-inf")),
         *(("episodes", value, "a whole number from 1") for value in ("", "inf", "0", "2.5", "many")),
@@ -341,16 +344,17 @@ def test_a_value_that_is_no_run_s_is_refused_with_its_place(
     path = tmp_path / "scores.csv"
     scores.to_csv(path, index=False)
     assert main(["compare", str(path), "--output", str(tmp_path / "output")]) == 2
-    sentence = f"dawm compare: {path}: column '{column}', row 7: expected {expected}, found '{value}'\n"
+    sentence = f"dawm compare: {path}: column '{column}', row 7: expected {expected}, found {value!r}\n"
     assert capsys.readouterr().err == sentence
     assert not (tmp_path / "output").exists()
 
 
 def test_an_arm_may_have_any_name(tmp_path: Path) -> None:
     compare_to = tmp_path / "scores.csv"
-    table({"real": nothing, "None": five, "1": five}).to_csv(compare_to, index=False)
+    table({"real": nothing, "None": five, "1": five, "x$^$": five}).to_csv(compare_to, index=False)
     assert main(["compare", str(compare_to), "--output", str(tmp_path / "output")]) == 0
-    assert {"| `None` |", "| `1` |"} <= {line[: line.find("|", 2) + 1] for line in (tmp_path / "output/iqm.md").open()}
+    cells = {line[: line.find("|", 2) + 1] for line in (tmp_path / "output/iqm.md").open()}
+    assert {"| `None` |", "| `1` |", "| `x$^$` |"} <= cells
 
 
 def test_pages_round_what_the_tables_say(tmp_path: Path) -> None:
@@ -360,6 +364,60 @@ def test_pages_round_what_the_tables_say(tmp_path: Path) -> None:
     assert set(found["value"][found["statistic"] != "optimality_gap"]) == {35.35}
     for name in ("iqm", "comparison"):
         assert f"| {35.35:.1f} (35.4 to 35.4) |" in (tmp_path / "comparison" / f"{name}.md").read_text()
+
+
+@pytest.mark.parametrize("score", [0.0, -3.0])
+def test_scores_may_all_lie_below_the_profiles(score: float, tmp_path: Path) -> None:
+    """As those of an environment that nothing has learned in."""
+    scores = table({"real": nothing, "dawm": nothing})
+    scores["normalized_score_mean10"] = score
+    assert (written(tmp_path, scores)["profiles"]["share"] == 0).all()
+    assert open_sealed(tmp_path / "comparison", "comparison").read("profiles.png")
+
+
+def test_a_comparison_stays_whole_where_the_next_cannot_be_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, table({"real": nothing, "dawm": five}))
+    before = open_sealed(tmp_path / "comparison", "comparison").digest
+    monkeypatch.setattr("dawm.analysis.comparison_figures.draw_profiles", lambda profiles: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        written(tmp_path, table({"real": nothing, "dawm": noisy}))
+    assert open_sealed(tmp_path / "comparison", "comparison").digest == before
+
+
+def test_both_orders_of_a_pair_say_the_same(tmp_path: Path) -> None:
+    pairs = written(tmp_path, table({"real": noisy, "dawm": noisy, "joint": five}))["pairs"]
+    rows = {(row.augmentation, row.other): row for row in pairs.itertuples()}
+    assert len(rows) == 6
+    for (arm, other), row in rows.items():
+        mirrored = rows[other, arm]
+        for name in ("iqm", "mean"):
+            found = [getattr(row, f"{name}_{end}") for end in ("difference", "low", "high")]
+            expected = [-getattr(mirrored, f"{name}_{end}") for end in ("difference", "high", "low")]
+            assert found == pytest.approx(expected, abs=1e-4)
+        found = np.array([row.probability_of_improvement, row.probability_low, row.probability_high])
+        other_way = [mirrored.probability_of_improvement, mirrored.probability_high, mirrored.probability_low]
+        np.testing.assert_allclose(found, 1 - np.array(other_way), atol=1e-5)
+
+
+def test_a_data_set_with_more_seeds_does_not_cost_the_others(tmp_path: Path) -> None:
+    scores = table({"real": nothing, "dawm": five})
+    more = scores[(scores["whole"] == TASKS[1]) & (scores["seed"] == 0)].assign(seed=5)
+    found = written(tmp_path, scores, more)["aggregates"]
+    assert (found["datasets"] == 2).all() and (found["seeds"] == 5).all()
+    notes = open_sealed(tmp_path / "comparison", "comparison").metadata["notes"]
+    why = "since other data sets have fewer seeds"
+    assert notes == [f"TD3+BC: seed 5 of {TASKS[1]} is in no IQM and no comparison, {why}."]
+
+
+def test_as_many_runs_as_can_be_are_compared(tmp_path: Path) -> None:
+    """One seed of both data sets are two runs, the five of one are five."""
+    scores = table({"real": nothing, "dawm": five})
+    found = written(tmp_path, scores[(scores["whole"] == TASKS[0]) | (scores["seed"] == 0)])["aggregates"]
+    assert (found["datasets"] == 1).all() and (found["seeds"] == 5).all()
+    notes = open_sealed(tmp_path / "comparison", "comparison").metadata["notes"]
+    assert notes[0] == f"TD3+BC: {TASKS[1]} is in no IQM and no comparison, since other data sets have more seeds."
 
 
 def test_each_arm_is_told_with_the_seeds_that_it_lacks(tmp_path: Path) -> None:

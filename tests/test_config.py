@@ -369,6 +369,11 @@ def test_arms_name_learners_that_there_are(refused: Refused) -> None:
     assert refused(config) == "augmentations.dawm.algorithms: expected some of td3_bc, iql, found bc"
 
 
+def test_a_learner_has_an_arm(refused: Refused) -> None:
+    config = changed("augmentations", {"real": {"real_fraction": 1.0, "algorithms": ["td3_bc"]}})
+    assert refused(config) == "algorithms.iql: expected null, since no arm of `augmentations` has it"
+
+
 def test_arms_may_be_of_some_learners_alone() -> None:
     config = changed("augmentations.dawm", {"real_fraction": 0.5, "algorithms": ["iql"]})
     matrix = read(Experiment, config, "here").matrix()

@@ -12,22 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from dawm.config import ForwardDynamicsSettings, GeneratorSettings, WorldModelSettings, read
+from dawm.config import GeneratorSettings, WorldModelSettings, read
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import Transitions
 from dawm.data.windows import WindowBatch, Windows
 from dawm.errors import InputError
-from dawm.forward_dynamics import train_forward_dynamics
 from dawm.world_model.consistency import Physics
 from dawm.world_model.model import WorldModel
 from dawm.world_model.training import denoising_loss, fit_normalizers, load_world_model, train_world_model
-
-
-@pytest.fixture(scope="module")
-def forward_dynamics(dataset: Path) -> Path:
-    folder = dataset.parent / "forward-dynamics-for-consistency"
-    train_forward_dynamics(dataset, ForwardDynamicsSettings(hidden=32, gradient_steps=60), folder, seed=0)
-    return folder
 
 
 @pytest.fixture(scope="module")

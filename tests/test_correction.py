@@ -247,6 +247,17 @@ def test_terminals_are_the_learned_ones_the_functions_or_either(
     assert stay.sum(1).tolist() == kept
 
 
+@pytest.mark.parametrize("terminals", ["learned", "function", "both"])
+def test_nothing_starts_where_the_termination_function_says_that_it_is_over(terminals: Any) -> None:
+    """As some rows of an unconditional model do."""
+    steps = true_steps()
+    steps.observation[0, 0, 0] = steps.observation[4, 3, 0] = 0.6  # fallen
+    _, stay, tally = corrector(CorrectionSettings(terminals=terminals), forward=None).apply(steps)
+    kept = [5, 5, 5, 5, 5, 5] if terminals == "learned" else [0, 5, 5, 5, 3, 5]
+    assert stay.sum(1).tolist() == kept
+    assert tally["past_the_end"] == (0 if terminals == "learned" else 2)
+
+
 def test_termination_function_sees_the_corrected_successor() -> None:
     steps = true_steps()
     steps.next_observation[0, 1, 0] = 0.6  # only imagined

@@ -14,8 +14,10 @@ import torch
 
 from dawm.analysis.distances import Reference, compare, nearest_distance, quantiles, rank_correlations
 from dawm.analysis.fidelity import assess, by_step, summarize, summarize_terminals, two_samples
+from dawm.analysis.fidelity_page import write_fidelity
 from dawm.analysis.replaying import Errors, errors_at_best_actions, one_step_change, replay, still_copy
-from dawm.config import AssessmentSettings, InverseDynamicsSettings
+from dawm.analysis.steering_page import write_steering
+from dawm.config import AssessmentSettings, Experiment, InverseDynamicsSettings, load_yaml, read
 from dawm.data.sealed import open_sealed, seal
 from dawm.data.transitions import NOT_APPLICABLE, Transitions, read_transitions, write_shard
 from dawm.environments.oracle import Oracle
@@ -383,3 +385,11 @@ def test_synthetic_data_of_another_inverse_dynamics_is_refused(
 def test_a_folder_of_another_kind_is_refused(dataset: Path, inverse_dynamics: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a folder of kind synthetic, found dataset"):
         assess(dataset, dataset, inverse_dynamics, SETTINGS, tmp_path / "out", "dawm")
+
+
+@pytest.mark.parametrize("page", [write_fidelity, write_steering])
+def test_pages_of_recipes_need_one(page: Callable[[Path, Experiment], None], tmp_path: Path) -> None:
+    values = load_yaml(Path(__file__).with_name("tiny.yaml"))
+    values |= {"generators": {}, "augmentations": {"real": {"real_fraction": 1.0}}}
+    with pytest.raises(InputError, match=r"generators: expected a recipe .*, found none"):
+        page(tmp_path, read(Experiment, values, "here"))

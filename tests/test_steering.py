@@ -19,6 +19,7 @@ from dawm.config import (
     InverseDynamicsSettings,
     SteeringSettings,
     SynthesisSettings,
+    ThresholdSettings,
     WorldModelSettings,
     as_mapping,
     load_experiment,
@@ -233,16 +234,22 @@ def test_stage_reports_both_loops_from_held_out_starts(
 
 
 def test_a_filter_takes_nothing_from_the_windows_that_are_judged(
-    dataset: Path, world_model: Path, inverse_dynamics: Path, tmp_path: Path
+    dataset: Path, world_model: Path, inverse_dynamics: Path, forward_dynamics: Path, tmp_path: Path
 ) -> None:
     """Sums of what survives it would be of other starts and of fewer steps."""
     settings, found = SteeringSettings(requests=(1.0,), rows=20), []
     strict = CorrectionSettings(mode="filter", range_margin=-0.4, drop="row")
-    for correction in (CorrectionSettings(), strict):
+    true = CorrectionSettings(mode="filter", residual=ThresholdSettings(quantile=0.01))
+    for name, correction, forward in (
+        ("none", CorrectionSettings(), None),
+        ("range", strict, None),
+        ("residual", true, forward_dynamics),
+    ):
         sampling = dataclasses.replace(SAMPLING, correction=correction)
-        steer(dataset, world_model, inverse_dynamics, settings, sampling, tmp_path / correction.mode)
-        found.append(pd.read_csv(tmp_path / correction.mode / "steering.csv"))
-    pd.testing.assert_frame_equal(*found)
+        steer(dataset, world_model, inverse_dynamics, settings, sampling, tmp_path / name, forward)
+        found.append(pd.read_csv(tmp_path / name / "steering.csv"))
+    for table in found[1:]:
+        pd.testing.assert_frame_equal(found[0], table)
     assert found[0]["count"].nunique() == 1  # imagined, paid and behaviour's are of the same starts
 
 

@@ -29,7 +29,7 @@ from dawm.analysis.fidelity_page import NAMES, pooled
 from dawm.analysis.figures import curves_by_arm, draw_all, learning_curves, values_by_arm
 from dawm.analysis.film import film_policy
 from dawm.analysis.recipe_words import request_words
-from dawm.analysis.report import arm_rows, number, points, write_report
+from dawm.analysis.report import arm_rows, cost_rows, number, points, write_report
 from dawm.analysis.style import ALGORITHMS, STYLE, save
 from dawm.analysis.tables import check_scales, inverse_pairs, write_tables
 from dawm.analysis.timings import write_timings
@@ -390,6 +390,8 @@ def test_timings_come_from_the_benchmark_files_that_are_there(results, tmp_path)
         "synthesize/hopper/dawm/seed-0/00001-of-00002": "2\t0:00:02\t300\t1\t1\t1\t0\t0\t90\t2",
         "synthesize/hopper/dawm/seed-0/00000-of-00002": "3\t0:00:03\t300\t1\t1\t1\t0\t0\t90\t3",
         "train-policy/hopper/td3_bc/other/seed-4": "9\t0:00:09\t1\t1\t1\t1\t0\t0\t90\t9",  # not of this experiment
+        "inspect/hopper": "4\t0:00:04\t250\t1\t1\t1\t0\t0\t90\t4",  # no part of the report
+        "tables": "5\t0:00:05\t150\t1\t1\t1\t0\t0\t90\t5",
     }
     for name, values in benchmarks.items():
         path = tmp_path / "benchmarks" / f"{name}.tsv"
@@ -409,9 +411,11 @@ def test_timings_come_from_the_benchmark_files_that_are_there(results, tmp_path)
     assert (tmp_path / "timings.csv").read_text().splitlines() == [
         "stage,job,wall_seconds,cpu_seconds,max_rss_mib,disk_mib",
         "export,hopper,1.5,1.25,200.25,0",
+        "inspect,hopper,4,4,250,0",
         "synthesize,hopper/dawm/seed-0/00000-of-00002,3,3,300,0",
         "synthesize,hopper/dawm/seed-0/00001-of-00002,2,2,300,0",
         "train-policy,hopper/td3_bc/dawm/seed-4,60.5,60,,0",
+        "tables,,5,5,150,0",
     ]
 
 
@@ -544,6 +548,23 @@ def test_equal_results_make_equal_reports(either):
     either.layout.report.unlink()
     either.report()
     assert either.layout.report.read_bytes() == before
+
+
+def test_report_needs_no_transitions(results, tmp_path):
+    """They are large, and may have been taken away."""
+    again = results.copied(tmp_path / "tiny", "tables", "films", "animations", *REPORTED)
+    again.report()
+    assert again.layout.report.read_bytes() == results.layout.report.read_bytes()
+
+
+@pytest.mark.parametrize("unknown", [["00000", "00001"], ["00001"]])
+def test_costs_that_were_not_measured_are_not_nothing(results, unknown):
+    table = pd.read_csv(results.layout.timings / "timings.csv")
+    (before,) = [row for row in cost_rows(results.experiment, table) if row["arm"] == "dawm"]
+    shards = table["job"].str.contains("|".join(f"{number}-of" for number in unknown))
+    table.loc[shards & (table["stage"] == "synthesize"), "cpu_seconds"] = np.nan
+    (after,) = [row for row in cost_rows(results.experiment, table) if row["arm"] == "dawm"]
+    assert before["models"] == 180 and np.isnan(after["models"]) and np.isnan(after["hours"])
 
 
 def test_report_holds_the_scores_of_every_run(either):
@@ -782,9 +803,9 @@ def test_figures_and_report_refuse_an_altered_table_by_name(results, tmp_path, n
         assert not again.layout.report.exists()
 
 
-def test_report_refuses_missing_synthetic_data_by_name(results, tmp_path):
-    again = results.copied(tmp_path / "tiny", "tables", *REPORTED)
-    assert str(again.layout.synthetic("hopper", "dawm", 0)) in refusal(again.report)
+def test_report_refuses_a_missing_animation_by_name(results, tmp_path):
+    again = results.copied(tmp_path / "tiny", "tables", "films", *REPORTED)
+    assert str(again.layout.animation("hopper", "dawm", 0)) in refusal(again.report)
     assert not again.layout.report.exists()
 
 

@@ -154,47 +154,58 @@ def test_window_inside_an_episode_holds_its_rows_and_hides_what_is_given_or_lies
     np.testing.assert_array_equal(found.action[0], data.action[1])
 
 
-def test_window_after_a_terminal_is_padded_and_only_the_terminal_counts_there() -> None:
-    data = toy((3,), ("terminal",))
-    found = windows_of(data, 5).batch(torch.tensor([1]))
+def test_window_after_a_terminal_holds_rows_of_a_whole_one_and_only_the_terminal_counts_there() -> None:
+    data = toy((3, 6), ("terminal", "timeout"))
+    found = windows_of(data, 5).batch(torch.tensor([1, 3, 4]))  # from step 1 of the first episode, 0 and 1 of the other
     r = data.reward
-    expected = [[0, 1, r[1], -1], [0, 2, r[2], -1], [0, 3, 0, 1], [0, 3, 0, 1], [0, 3, 0, 1]]
+    expected = [[0, 1, r[1], -1], [0, 2, r[2], -1], [0, 3, r[5], 1], [1, 3, r[6], 1], [1, 4, r[7], 1]]
     np.testing.assert_allclose(found.rows[0], expected, rtol=1e-6)
     np.testing.assert_array_equal(found.mask[0], [[0, 0, 1, 0], [1, 1, 1, 1], [1, 1, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1]])
 
 
-def test_padding_has_reward_zero_in_the_models_units() -> None:
-    data = toy((2,), ("terminal",))
-    rewards = MinMaxScaler.fit(torch.tensor([1.0, 4.0]))  # raw 0 would be -5/3
-    windows = Windows(data, np.ones(2, bool), 4, returns_to_go(data, 0.9), Standardizer(2), rewards, ActionScaler(1))
-    found = windows.batch(torch.tensor([0])).rows[0, :, 2]
-    expected = [*(2 * (data.reward.astype(float) - 1) / 3 - 1), 0, 0]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+def test_padding_is_of_another_window_at_every_step() -> None:
+    """Or the network could learn by heart what follows an end."""
+    data = toy((3, 9), ("terminal", "timeout"))
+    windows = windows_of(data, 5, joint=True)
+    first, second = (windows.batch(torch.tensor([1, other])) for other in (3, 4))
+    assert torch.equal(first.rows[0, :2], second.rows[0, :2]) and torch.equal(first.mask[0], second.mask[0])
+    for batch in (first, second):
+        ends = batch.rows[0, 2:, 2:4], batch.rows[0, 3:, :2]  # action and reward; the state is real for one row more
+        assert torch.equal(ends[0], batch.rows[1, 2:, 2:4]) and torch.equal(ends[1], batch.rows[1, 3:, :2])
+    assert not torch.equal(first.rows[0, 3:, :4], second.rows[0, 3:, :4])
 
 
-def test_windows_of_changes_hold_the_step_from_the_row_before_and_padding_does_not_move() -> None:
+def test_windows_without_a_whole_one_beside_them_repeat_their_end() -> None:
     data = toy((3,), ("terminal",))
+    found = windows_of(data, 5).batch(torch.tensor([1]))
+    r = data.reward
+    expected = [[0, 1, r[1], -1], [0, 2, r[2], -1], [0, 3, r[2], 1], [0, 3, r[2], 1], [0, 3, r[2], 1]]
+    np.testing.assert_allclose(found.rows[0], expected, rtol=1e-6)
+
+
+def test_windows_of_changes_hold_the_step_from_the_row_before() -> None:
+    data = toy((3, 6), ("terminal", "timeout"))
     states, rewards, actions = identities()
     wanted = returns_to_go(data, 0.9)
     absolute, changes = (
-        Windows(data, np.ones(3, bool), 5, wanted, states, rewards, actions, changes=normalizer).batch(
-            torch.tensor([1])
+        Windows(data, np.ones(9, bool), 5, wanted, states, rewards, actions, changes=normalizer).batch(
+            torch.tensor([1, 3])
         )
         for normalizer in (None, Standardizer(2))
     )
-    assert changes.rows[0, :, :2].tolist() == [[0, 1], [0, 1], [0, 1], [0, 0], [0, 0]]
-    assert torch.equal(changes.rows[..., :2].cumsum(1), absolute.rows[..., :2])
+    assert changes.rows[0, :, :2].tolist() == [[0, 1], [0, 1], [0, 1], [0, 1], [0, 1]]  # behind the end, too
+    assert torch.equal(changes.rows[:, :3, :2].cumsum(1), absolute.rows[:, :3, :2])
     assert torch.equal(changes.rows[..., 2:], absolute.rows[..., 2:])
     assert torch.equal(changes.mask, absolute.mask)
 
 
-def test_unknown_terminal_successors_are_masked_and_their_terminals_are_not() -> None:
-    data = toy((3,), ("terminal",))
-    known, unknown = (windows_of(data, 5, successors_known=flag).batch(torch.tensor([1])) for flag in (True, False))
-    expected = known.mask.clone()
-    expected[0, 2, :2] = 0  # the terminal state itself
-    assert torch.equal(unknown.mask, expected)
-    assert torch.equal(unknown.rows, known.rows)
+def test_unknown_terminal_successors_are_padding_and_their_terminals_are_not() -> None:
+    data = toy((3, 6), ("terminal", "timeout"))
+    known, unknown = (windows_of(data, 5, successors_known=flag).batch(torch.tensor([1, 3])) for flag in (True, False))
+    mask, rows = known.mask.clone(), known.rows.clone()
+    mask[0, 2, :2], rows[0, 2, :2] = 0, rows[1, 2, :2]  # the terminal state itself
+    assert torch.equal(unknown.mask, mask)
+    assert torch.equal(unknown.rows, rows)
 
 
 @pytest.mark.parametrize("window", [2, 3, 4, 7])
@@ -212,16 +223,18 @@ def test_every_window_agrees_with_a_loop_over_its_rows(
     left, cut = rows_to_the_end(data), ends_by_timeout(data)
     starts = [t for t in range(len(data)) if left[t] >= window - 1 or not cut[t]]
     assert windows.starts.tolist() == starts
+    donors = [t for t in starts if left[t] >= window - 1]
     for number, start in enumerate(starts):
+        donor = donors[number % len(donors)]
         for i in range(window):
             inside, over = i < left[start], i >= left[start] and not cut[start]
-            state = data.observation[start] if i == 0 else data.next_observation[start + min(i, left[start]) - 1]
-            reward = data.reward[start + i] if inside else 0.0
-            action = [data.action[start + i, 0] if inside else 0.0] * joint
-            expected = [*state, *action, reward, 1.0 if over else -1.0]
+            real = i == 0 or (i <= left[start] and (successors_known or not over))
+            state = data.observation[start] if i == 0 else data.next_observation[(start if real else donor) + i - 1]
+            at = start + i if inside else donor + min(i, left[donor] - 1)
+            expected = [*state, *[data.action[at, 0]] * joint, data.reward[at], 1.0 if over else -1.0]
             np.testing.assert_allclose(batch.rows[number, i], expected, rtol=1e-6)
             generated = i > 0 or not conditional
-            state_counts = generated and i <= left[start] and (successors_known or not over)
+            state_counts = generated and real
             whole = inside and i < window - 1
             expected_mask = [state_counts, state_counts, *[whole and generated] * joint, whole, i > 0]
             np.testing.assert_array_equal(batch.mask[number, i], np.array(expected_mask, float))
@@ -238,12 +251,14 @@ def test_single_transitions_of_an_unconditional_joint_model_count_as_a_whole() -
 
 @pytest.mark.parametrize("window", [2, 3, 6])
 def test_windows_never_cross_into_another_episode(window: int) -> None:
+    """But for padding, which is no target."""
     data = toy()
     windows = windows_of(data, window)
     batch = windows.batch(torch.arange(len(windows)))
-    episode, step = batch.rows[..., 0], batch.rows[..., 1]
-    assert torch.equal(episode, episode[:, :1].expand_as(episode))
-    assert torch.all(step <= torch.tensor(LENGTHS)[episode.long()])
+    episode, step, real = batch.rows[..., 0], batch.rows[..., 1], batch.mask[..., 0] > 0
+    real[:, 0] = True
+    assert torch.equal(episode[real], episode[:, :1].expand_as(episode)[real])
+    assert torch.all((step <= torch.tensor(LENGTHS)[episode.long()])[real])
 
 
 def test_only_the_chosen_episodes_have_windows() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dawm.analysis.comparison_figures import draw_comparison
+from dawm.analysis.comparison_figures import draw_comparison, save_figures
 from dawm.analysis.comparison_markdown import PANEL, iqm_markdown, markdown, scores_markdown
 from dawm.analysis.run_scores import SCORE, read_scores
 from dawm.analysis.statistics import (
@@ -93,6 +93,7 @@ def compare(scores: Sequence[Path], output: Path) -> str:
         name: pd.DataFrame([row for panel in found for row in rows(panel)], columns=columns)
         for name, (rows, columns) in TABLES.items()
     }
+    figures = draw_comparison(tables)
     with only_writer(output):
         unseal(output, "comparison")
         for name, rows in tables.items():
@@ -105,11 +106,11 @@ def compare(scores: Sequence[Path], output: Path) -> str:
         }
         for name, page in pages.items():
             write_text(output / name, "\n".join([page, *(f"{note}\n" for note in notes)]))
-        figures = draw_comparison(tables, output)
+        drawn = save_figures(figures, output)
         seal(
             output,
             "comparison",
-            files=[*(f"{name}.csv" for name in tables), *pages, *figures],
+            files=[*(f"{name}.csv" for name in tables), *pages, *drawn],
             settings={},
             metadata={
                 "scores": {str(path): hashlib.sha256(read_bytes(path)).hexdigest() for path in scores},
@@ -139,16 +140,22 @@ def panels(table: pd.DataFrame) -> Iterator[Panel]:
         scores = {arm: np.stack([shared.loc[task, arm].to_numpy() for task in tasks]) for arm in arms}
         replicates, others = replicated_seeds(rows, {task: shared.loc[task].index for task in tasks})
         episodes = LAST_EVALUATIONS * int(rows["episodes"].max())
-        notes = [f"{learner_name(str(algorithm))}: {said}." for said in (*left_out(wide, tasks), *alike(rows))]
+        said = (*left_out(wide, shared.index), *alike(rows))
+        notes = [f"{learner_name(str(algorithm))}: {sentence}." for sentence in said]
         yield Panel(str(algorithm), float(fraction), tasks, scores, replicates, others, episodes, notes)
 
 
 def shared_runs(wide: pd.DataFrame, tasks: Iterable[str]) -> pd.DataFrame:
-    """Of scores by task and seed, a column for each arm, those that every arm has, on the tasks that have most."""
+    """Of scores by task and seed, a column for each arm, as many as can be that every arm has: as many seeds on each
+    task that has so many, first those that most tasks have."""
     shared = wide.dropna()
+    if shared.empty:
+        return shared
     seeds = shared.groupby(level="whole").size()
-    most = seeds.index[seeds == seeds.max()]
-    return shared.loc[[task for task in tasks if task in most]]
+    count = max(sorted(seeds, reverse=True), key=lambda least: least * (seeds >= least).sum())
+    common = shared.groupby(level="seed").transform("size").sort_values(ascending=False, kind="stable")
+    chosen = common.groupby(level="whole").head(count).index
+    return shared[shared.index.isin(chosen)].loc[[task for task in tasks if seeds.get(task, 0) >= count]]
 
 
 def replicated_seeds(rows: pd.DataFrame, seeds: Mapping[str, pd.Index]) -> tuple[np.ndarray, np.ndarray]:
@@ -159,18 +166,18 @@ def replicated_seeds(rows: pd.DataFrame, seeds: Mapping[str, pd.Index]) -> tuple
     return first, second
 
 
-def left_out(wide: pd.DataFrame, tasks: Sequence[str]) -> Iterator[str]:
-    """What of a learner's scores (a column by arm, NaN where there is none) is compared for no arm, and why."""
+def left_out(wide: pd.DataFrame, kept: pd.Index) -> Iterator[str]:
+    """What of a learner's scores (a column by arm, NaN where there is none) is compared for no arm, and why. kept: the
+    tasks and seeds that are."""
     for task, rows in wide.groupby(level="whole", sort=False):
-        gaps = rows.isna()
-        lacking = gaps.any(axis=1)
-        if task in tasks and not lacking.any():
+        lost = rows[~rows.index.isin(kept)]
+        if lost.empty:
             continue
-        seeds = rows.index.get_level_values("seed")
-        without = [f"`{arm}` has no score with seed {_listed(seeds[gaps[arm]])}" for arm in rows if gaps[arm].any()]
-        why = ", and ".join(without) or "other data sets have more seeds"
-        what = f"seed {_listed(seeds[lacking])} of {task}" if task in tasks else task
-        yield f"{what} is in no IQM and no comparison, since {why}"
+        gaps, seeds, whole = lost.isna(), lost.index.get_level_values("seed"), len(lost) == len(rows)
+        why = [f"`{arm}` has no score with seed {_listed(seeds[gaps[arm]])}" for arm in rows if gaps[arm].any()]
+        why = why or [f"other data sets have {'more' if whole else 'fewer'} seeds"]
+        what = str(task) if whole else f"seed {_listed(seeds)} of {task}"
+        yield f"{what} is in no IQM and no comparison, since {', and '.join(why)}"
 
 
 def _listed(seeds: pd.Index) -> str:
@@ -225,6 +232,10 @@ def pair_rows(panel: Panel) -> Iterator[dict[str, object]]:
     many data sets the mean is better, and by how many points it differs at least and at most."""
     replicates = {arm: panel.replicated(arm) for arm in panel.scores}
     others = {arm: panel.otherwise_replicated(arm) for arm in panel.scores}
+    chances = {  # drawn once for both orders of a pair, so that these agree
+        (arm, other): panel.interval(probability_of_improvement(replicates[arm], others[other]))
+        for arm, other in itertools.combinations(panel.scores, 2)
+    }
     for arm, other in itertools.permutations(panel.scores, 2):
         x, y = panel.scores[arm], panel.scores[other]
         apart: dict[str, float] = {}
@@ -233,7 +244,10 @@ def pair_rows(panel: Panel) -> Iterator[dict[str, object]]:
             apart[f"{name}_difference"] = float(statistic(x) - statistic(y))
             ends = panel.interval(statistic(replicates[arm]) - statistic(replicates[other]))
             apart[f"{name}_low"], apart[f"{name}_high"] = map(float, ends)
-        chance_low, chance_high = panel.interval(probability_of_improvement(replicates[arm], others[other]))
+        if (arm, other) in chances:
+            chance_low, chance_high = chances[arm, other]
+        else:
+            chance_high, chance_low = (1 - end for end in chances[other, arm])
         differences = x.mean(1) - y.mean(1)
         yield {
             **_place(panel),

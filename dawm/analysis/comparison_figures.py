@@ -34,8 +34,8 @@ LEAST_LIMIT = 10.0
 """Points of difference whose colour is the deepest, at least: what is small shall look so."""
 
 
-def draw_comparison(tables: Mapping[str, pd.DataFrame], output: Path) -> list[str]:
-    """Writes every figure that `compare`'s tables have data for, as PNG and PDF without dates; returns their names."""
+def draw_comparison(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
+    """Every figure that `compare`'s tables have data for, by name."""
     aggregates, pairs = tables["aggregates"], tables["pairs"]
     figures: dict[str, Callable[[], Figure]] = {}
     if len(aggregates):
@@ -50,8 +50,13 @@ def draw_comparison(tables: Mapping[str, pd.DataFrame], output: Path) -> list[st
     if len(aggregates) and aggregates["data_fraction"].nunique() > 1:
         figures["small-data"] = lambda: by_fraction(aggregates)
     with plt.rc_context(STYLE):
-        for name, draw in figures.items():
-            figure = draw()
+        return {name: draw() for name, draw in figures.items()}
+
+
+def save_figures(figures: Mapping[str, Figure], output: Path) -> list[str]:
+    """Each as PNG and PDF without dates; returns the files' names."""
+    with plt.rc_context(STYLE):
+        for name, figure in figures.items():
             save(figure, output / f"{name}.png", output / f"{name}.pdf")
             plt.close(figure)
     return [f"{name}.{kind}" for name in figures for kind in ("png", "pdf")]
@@ -120,7 +125,8 @@ def draw_profiles(profiles: pd.DataFrame) -> Figure:
     """Share of an arm's runs above each score; of many arms only those that others are measured by have bands."""
     styles = arm_styles(profiles["augmentation"])
     shown = banded(styles)
-    top = profiles.loc[profiles[["share", "high"]].max(axis=1) > 0, "score"].max()
+    reached = profiles.loc[profiles[["share", "high"]].max(axis=1) > 0, "score"]
+    top = max(reached, default=0.0)
     figure, panels = learner_panels(profiles, height=3.2)
     for rows, axes in panels:
         for arm, line in rows.groupby("augmentation", sort=False):

@@ -22,6 +22,7 @@ from dawm.analysis.tables import assessed, check_scales, read_csv
 from dawm.config import Experiment, decisive
 from dawm.data.files import only_writer, write_csv, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
+from dawm.errors import InputError
 from dawm.layout import Layout, all_synthetic_sets, trained_models
 
 COLUMNS = {
@@ -42,6 +43,8 @@ def write_fidelity(results: Path, experiment: Experiment) -> None:
     """Writes `results`/fidelity: fidelity.csv (every number), fidelity.md (the table), fidelity.png, .pdf, and
     models.csv (how every model did on held-out rows when its training ended); sealed."""
     layout = Layout(results)
+    if not experiment.generators:
+        raise InputError("generators: expected a recipe of synthetic transitions, found none")
     check_scales({name: open_sealed(layout.dataset(name), "dataset") for name in experiment.datasets})
     assessments = {key: open_sealed(layout.assessment(*key), "assessment") for key in all_synthetic_sets(experiment)}
     models = {key: open_sealed(folder, key[1]) for key, folder in trained_models(layout, experiment).items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import pandas as pd
 
 from dawm.analysis.dataset_figures import draw_returns
 from dawm.analysis.tables import read_csv
-from dawm.config import Matrix, as_mapping
 from dawm.data.files import only_writer, write_csv, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
 from dawm.environments.tasks import task_of_metadata
@@ -20,11 +20,11 @@ from dawm.layout import Layout
 FILES = ["datasets.csv", "datasets.md", "returns.png", "returns.pdf"]
 
 
-def describe(results: Path, matrix: Matrix) -> None:
+def describe(results: Path, datasets: Sequence[str]) -> None:
     """Writes `results`/overview/datasets.csv, the same as datasets.md, returns.png and returns.pdf, sealed."""
     layout = Layout(results)
     output = layout.overview
-    inspections = {name: open_sealed(layout.inspection(name), "inspection") for name in matrix.datasets}
+    inspections = {name: open_sealed(layout.inspection(name), "inspection") for name in datasets}
     table = pd.DataFrame([_row(name, inspection) for name, inspection in inspections.items()])
     scores: dict[str, dict[str, np.ndarray]] = {}
     labels = {}
@@ -39,7 +39,7 @@ def describe(results: Path, matrix: Matrix) -> None:
         write_csv(output / "datasets.csv", table)
         write_text(output / "datasets.md", _markdown(table))
         draw_returns(scores, labels, output)
-        seal(output, "overview", files=FILES, settings=as_mapping(matrix), inputs=inspections, metadata={})
+        seal(output, "overview", files=FILES, settings={"datasets": list(datasets)}, inputs=inspections, metadata={})
 
 
 def _row(name: str, sealed: Sealed) -> dict[str, Any]:

@@ -40,7 +40,6 @@ def write_report(results: Path, experiment: Experiment) -> None:
     inputs = {name: open_sealed(layout.root / name, name) for name in ("tables", "comparison", "figures", "timings")}
     tables, comparison = inputs["tables"], inputs["comparison"]
     pairs, method = read_csv(comparison, "pairs.csv"), method_of(experiment.augmentations)
-    synthetic = [open_sealed(layout.synthetic(*key), "synthetic") for key in synthetic_sets(matrix)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -64,8 +63,8 @@ def write_report(results: Path, experiment: Experiment) -> None:
         scores=read_csv(tables, "scores.csv").to_dict("records"),
         fidelity=fidelity_table(tables),
         actions=action_table(tables),
-        synthetic_rows=sum(sealed.metadata["rows"] for sealed in synthetic),
-        synthetic_shards=sum(len(sealed.files) for sealed in synthetic),
+        synthetic_rows=tables.metadata["synthetic_rows"],
+        synthetic_shards=sum(experiment.generators[name].synthesis.shards for _, name, _ in synthetic_sets(matrix)),
         figures=pictures(inputs["figures"]),
         comparison=pictures(comparison),
         films={title(run): moving(open_sealed(layout.film(run), "film"), FILM) for run in filmed_runs(matrix)},
@@ -160,7 +159,8 @@ def cost_rows(experiment: Experiment, table: pd.DataFrame) -> list[dict]:
     size = {group_name(group): len(group) for group in experiment.seed_groups()}
     each = policies["cpu_seconds"] / policies["fourth"].map(size)
     runs = each.groupby([policies["second"], policies["third"]]).mean()
-    made = others.groupby(["stage", "second", "dataset", "third"])["cpu_seconds"].sum()  # of all shards
+    of_sets = others.groupby(["stage", "second", "dataset", "third"])["cpu_seconds"]
+    made = of_sets.agg(lambda shards: shards.sum(skipna=False))
     parts = made.groupby(["stage", "second"]).mean()
     rows = []
     for algorithm in matrix.algorithms:

@@ -117,6 +117,8 @@ def imagined_from(
         request=RequestSettings(kind="value", amount=request),
         correction=synthesis.correction.without_thresholds(),
     )
+    if not wanted.correction.needs_forward_dynamics:  # which only told what to drop
+        parts = dataclasses.replace(parts, forward_dynamics=None)
     requests = Requests(parts.world_model, wanted, transitions)
     corrector = parts.corrector(wanted, transitions)
     blocks = [range(b, b + 1) for b in range(-(-wanted.trajectories // BLOCK))]

@@ -39,9 +39,9 @@ STYLES: dict[str, tuple[str, Literal["-", "--"]]] = {
 def write_steering(results: Path, experiment: Experiment) -> None:
     """Writes `results`/steering: steering.csv (every number), steering.md (the table), steering.png, .pdf; sealed."""
     layout = Layout(results)
-    check_scales({name: open_sealed(layout.dataset(name), "dataset") for name in experiment.datasets})
     if not any(steerings(experiment)):
         raise InputError("generators: expected a recipe whose world model is conditional, found none")
+    check_scales({name: open_sealed(layout.dataset(name), "dataset") for name in experiment.datasets})
     found = {key: open_sealed(layout.steering(*key), "steering") for key in steerings(experiment)}
     table = pd.concat(
         read_csv(sealed, "steering.csv").assign(dataset=dataset, recipe=recipe, world_model_seed=seed)

@@ -64,7 +64,10 @@ def write_tables(results: Path, matrix: Matrix) -> None:
             files=[f"{name}.csv" for name in tables],
             settings=as_mapping(matrix),
             inputs=inputs,
-            metadata={"runs": len(policies)},
+            metadata={
+                "runs": len(policies),
+                "synthetic_rows": sum(sealed.metadata["synthetic_rows"] for sealed in assessments.values()),
+            },
         )
 
 

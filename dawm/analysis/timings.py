@@ -14,22 +14,21 @@ from dawm.analysis.style import COLORS, STYLE, save
 from dawm.config import Experiment, decisive
 from dawm.data.files import only_writer, write_csv
 from dawm.data.sealed import PROVENANCE, seal, unseal
-from dawm.jobs import Job, jobs
+from dawm.jobs import Job, every_job
 from dawm.layout import Layout
 
-SHOWING = ("tables", "compare", "figures", "film", "animate", "timings", "report")
 FILES = ("rates.csv", "rates.png", "timings.csv")
 PROGRESS = re.compile(r": (\d+)/\d+ \(\d+ %\), ([\d,]+)/s,")
 
 
 def write_timings(results: Path, experiment: Experiment, output: Path) -> None:
-    """Writes `output`/timings.csv (wall and CPU time of the jobs before the tables, from Snakemake's benchmark files),
+    """Writes `output`/timings.csv (wall and CPU time of the jobs so far, from Snakemake's benchmark files),
     rates.csv and rates.png (steps per second over the trainings of policies, from their logs), and the seal."""
-    needed = [job for job in jobs(Layout(results), experiment) if job.stage not in SHOWING]
-    rates = pd.DataFrame(progress(results / "logs", needed), columns=["job", "step", "steps_per_second"])
+    jobs = every_job(Layout(results), experiment)
+    rates = pd.DataFrame(progress(results / "logs", jobs), columns=["job", "step", "steps_per_second"])
     with only_writer(output), plt.rc_context(STYLE):
         unseal(output, "timings")
-        write_csv(output / "timings.csv", timings(results / "benchmarks", needed))
+        write_csv(output / "timings.csv", timings(results / "benchmarks", jobs))
         write_csv(output / "rates.csv", rates)
         figure = draw_rates(rates)
         save(figure, output / "rates.png")

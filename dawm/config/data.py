@@ -28,7 +28,7 @@ def check_source(source: str) -> None:
             close = difflib.get_close_matches(source, names, 1, ALIKE)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise InputError(f"source: expected one of {', '.join(names)}, found {source}{hint}")
-    if source != RANDOM and not source.startswith((*KNOWN, HDF5, MINARI, PART)):
+    if source != RANDOM and (not source.startswith((*KNOWN, HDF5, MINARI, PART)) or source == HDF5):
         raise InputError(
             "source: expected local/NAME, d4rl/NAME, minari/ID, hdf5:PATH, part/NAME or random (with `environment`), "
             f"found {source!r}"

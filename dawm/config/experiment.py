@@ -135,7 +135,9 @@ class Experiment:
                 if learner not in self.algorithm_names:
                     known = ", ".join(self.algorithm_names)
                     raise InputError(f"augmentations.{name}.algorithms: expected some of {known}, found {learner}")
-
+        for name in self.algorithm_names:
+            if not self.matrix().arms_of(name):
+                raise InputError(f"algorithms.{name}: expected null, since no arm of `augmentations` has it")
         self._check_expansions()
 
     def _check_expansions(self) -> None:

@@ -86,7 +86,11 @@ class WindowBatch:
 
 
 class Windows:
-    """All windows of a set of episodes. After a terminal they are padded; across a timeout there are none."""
+    """All windows of a set of episodes. After a terminal they are padded; across a timeout there are none.
+
+    Padding is no target, but the network sees it. So that nothing but the states tells an end, as in sampling, it holds
+    ordinary rows: those of another window of the batch (docs/decisions.md).
+    """
 
     def __init__(
         self,
@@ -111,7 +115,6 @@ class Windows:
         self.window, self.joint, self.conditional = window, joint, conditional
         self.state = states.encode(torch.from_numpy(transitions.observation))
         self.successor = encoded_successors(transitions, states, changes)
-        self.still = None if changes is None else changes.encode(torch.zeros(transitions.observation_dim))
         self.reward = rewards.encode(torch.from_numpy(transitions.reward))
         self.action = actions.encode(torch.from_numpy(transitions.action))
         self.return_to_go = torch.from_numpy(return_to_go)
@@ -131,19 +134,21 @@ class Windows:
         start = self.starts[numbers]
         last = self.last[start][:, None]  # [B, 1]
         row = start[:, None] + torch.arange(self.window)  # [B, T], may run past the episode's end
-        before = torch.minimum(row[:, 1:] - 1, last)  # the transition that leads to row i, or the terminal one
-        successor = self.successor[before]
-        if self.still is not None:
-            successor = torch.where((row[:, 1:] - 1 > last)[..., None], self.still, successor)
-        state = torch.cat([self.state[start][:, None], successor], dim=1)
-        reward_real = row <= last
-        reward = torch.where(reward_real, self.reward[torch.minimum(row, last)], 0.0)
         over = (row[:, 1:] - 1 >= last) & self.terminal[last]  # row i is the terminal state, or padding after it
         terminal = torch.cat([torch.zeros_like(over[:, :1]), over], dim=1)
 
-        state_known = row - 1 <= last  # the terminal state itself is real, what follows is padding
+        donor = whole_windows(row, last)
+        other, its_last = row[donor], last[donor]
+        state_real = row - 1 <= last  # the terminal state itself is real, what follows is padding
         if not self.terminal_successors_known:
-            state_known = state_known & ~terminal
+            state_real = state_real & ~terminal
+        before = torch.where(state_real, row - 1, torch.minimum(other - 1, its_last))  # the transition that leads to it
+        state = torch.cat([self.state[start][:, None], self.successor[before[:, 1:]]], dim=1)
+        reward_real = row <= last
+        step = torch.where(reward_real, row, torch.minimum(other, its_last))
+        reward = self.reward[step]
+
+        state_known = state_real.clone()
         state_known[:, 0] = not self.conditional  # given, no target
         reward_known = reward_real.clone()
         reward_known[:, -1] = False  # belongs to a transition whose successor lies outside the window
@@ -156,7 +161,7 @@ class Windows:
             (2.0 * terminal[..., None] - 1.0, terminal_known),
         ]
         if self.joint:
-            action = torch.where(reward_real[..., None], self.action[torch.minimum(row, last)], 0.0)
+            action = self.action[step]
             action_known = reward_known.clone()  # an action belongs to its transition, as the reward does
             action_known[:, 0] &= not self.conditional
             parts.insert(1, (action, action_known))
@@ -164,6 +169,13 @@ class Windows:
         mask = torch.cat([known[..., None].expand_as(values) for values, known in parts], dim=-1).float()
         wanted = self.return_to_go[start]
         return WindowBatch(rows, mask, self.action[start], wanted.nan_to_num(0.0), ~wanted.isnan())
+
+
+def whole_windows(row: Tensor, last: Tensor) -> Tensor:
+    """For each of the windows row [B, T] of episodes that end with the transitions last [B, 1] a whole one among them,
+    [B], in turn; where none is whole, itself."""
+    whole, places = torch.nonzero(row[:, -2] <= last[:, 0])[:, 0], torch.arange(len(row))
+    return whole[places % len(whole)] if len(whole) else places
 
 
 def encoded_successors(

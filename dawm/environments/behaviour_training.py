@@ -33,7 +33,7 @@ def train_behaviour_policy(
         from stable_baselines3.common.noise import NormalActionNoise
     except ImportError as error:
         raise InputError(
-            f"training behaviour policies needs sbx-rl ({error}); install it with: pip install 'dawm[behaviour]'"
+            f"training behaviour policies needs sbx-rl ({error}); install it with: pip install -e '.[behaviour]'"
         ) from error
     folder.mkdir(parents=True, exist_ok=True)
     common = dict(

@@ -91,6 +91,8 @@ def train_policies(
         inputs = {"dataset": data}
         if real_fraction < 1:
             inputs["synthetic"] = synthetic_of(run, real_fraction, discount, data)
+        elif run.synthetic is not None:
+            raise InputError(f"real_fraction: expected less than 1 for the transitions of {run.synthetic}, found 1")
         prepared.append(
             TrainingRun("policy", run.output, {**as_mapping(settings), **chosen}, run.seed, compute, inputs)
         )

@@ -246,15 +246,13 @@ def shard_files(wildcards):
 
 
 def model_version(wildcards):
-    """Of the code of a generator's world model. 2: an unconditional one does not see channels that are no target; 3:
-    an absolute loss squares the terminal's error; 4: the consistency of a step whose action is hidden is any action's.
+    """Of the code of a generator's world model. 2: an unconditional one does not see channels that are no target; 5:
+    behind an episode's end, which windows of two rows that are not given do not reach, are ordinary rows.
     """
     model = experiment.generators[wildcards.generator].world_model
-    if model is not None and model.consistency > 0 and model.action_dropout > 0:
-        return 4
-    if model is not None and model.loss == "absolute":
-        return 3
-    return 1 if model is None or model.conditional else 2
+    if model is None:
+        return 1
+    return 2 if model.window == 2 and not model.conditional else 5
 
 
 def shards_version(wildcards):

@@ -77,7 +77,7 @@ rule datasets:
         runtime=growing(30),
         gpu=0,
     params:
-        settings=text(matrix),
+        datasets=list(matrix.datasets),
         folder=layout.root,
     shell:
-        "exec python -m dawm describe --results {params.folder:q} --settings {params.settings:q} 2> {log:q}"
+        "exec python -m dawm describe --results {params.folder:q} --datasets {params.datasets:q} 2> {log:q}"
