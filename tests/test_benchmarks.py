@@ -325,6 +325,14 @@ def test_a_part_of_an_experiment_is_compared(agreement: ModuleType) -> None:
         agreement.part(evidence, [], ["sac"])
 
 
+def test_what_an_arm_of_some_learners_needs_is_told_without_the_other_learners() -> None:
+    evidence, experiment = load("evidence"), load_experiment(ROOT / "config" / "evidence.yaml")
+    found = [str(folder) for folder in evidence.needed(experiment, "hopper-medium", ["dwm_1"])]
+    policies = [f"policies/hopper-medium/td3_bc/dwm_1/seed-{seed}" for seed in experiment.seeds]
+    assessed = [f"assessments/hopper-medium/dwm_1/seed-{seed}" for seed in experiment.world_model_seeds]
+    assert found == assessed + policies
+
+
 def test_a_model_made_again_with_other_bytes_does_not_lose_the_records_of_the_first(tmp_path: Path) -> None:
     """Another kind of CPU rounds otherwise; learners that are published grew from the first one's transitions."""
     evidence = load("evidence")
