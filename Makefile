@@ -89,7 +89,7 @@ publish-pilot: setup
 		cp "$$folder"/dawm/seed-0/*.gif "results/published/fidelity/animations/$$(basename "$$folder").gif"; done
 	$(PYTHON) benchmarks/efficiency.py
 
-# What docs/results.md quotes of the evidence.
+# What docs/first-attempt.md quotes.
 evidence: setup
 	@sh run.sh --cores $(CORES) --configfile config/evidence.yaml
 	$(PYTHON) benchmarks/evidence.py publish config/evidence.yaml

@@ -55,8 +55,8 @@ def _read(path: Path) -> pd.DataFrame:
     if table.empty:
         raise InputError(f"{path}: expected at least one run, found none")
     for name in NAMES:
-        fits = table[name].map(lambda text: text.strip() != "" and text.isprintable() and not set(text) & set("|`"))
-        _check(path, table[name], fits, "a name in one line, without | and `")
+        fits = table[name].map(lambda text: text.strip() != "" and text.isprintable() and not set(text) & set("|`$"))
+        _check(path, table[name], fits, "a name in one line, without |, ` and $")
     for name, (expected, fits) in NUMBERS.items():
         values = pd.to_numeric(table[name], errors="coerce").astype(float)
         empty = table[name].str.strip().str.lower().isin(EMPTY)

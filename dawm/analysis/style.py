@@ -33,7 +33,6 @@ STYLE: Any = {
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "pdf.fonttype": 42,
-    "text.parse_math": False,  # a name may hold a dollar sign
 }
 ALGORITHMS = {"td3_bc": "TD3+BC", "iql": "IQL", "bc": "BC", "bc_10": "10 % BC"}
 REFERENCES = ("bc", "bc_10")
