@@ -246,13 +246,8 @@ def shard_files(wildcards):
 
 
 def model_version(wildcards):
-    """Of the code of a generator's world model. 2: an unconditional one does not see channels that are no target; 5:
-    behind an episode's end, which windows of two rows that are not given do not reach, are ordinary rows.
-    """
-    model = experiment.generators[wildcards.generator].world_model
-    if model is None:
-        return 1
-    return 2 if model.window == 2 and not model.conditional else 5
+    """Of the code of a generator's world model. 5: behind an episode's end are ordinary rows."""
+    return 1 if experiment.generators[wildcards.generator].world_model is None else 5
 
 
 def shards_version(wildcards):
