@@ -91,12 +91,13 @@ def every_job(layout: Layout, experiment: Experiment) -> list[Job]:
     assessed = tuple(f"assess/{set_name(*key)}" for key in synthetic_sets(matrix))
     steered = tuple(f"steer/{set_name(*key)}" for key in planners(matrix))
     made.append(sealing("tables", "", (*exports, *assessed, *steered, *trained), layout.tables))
-    for stage, folder in (("compare", layout.comparison), ("figures", layout.figures), ("timings", layout.timings)):
+    for stage, folder in (("compare", layout.comparison), ("figures", layout.figures)):
         made.append(sealing(stage, "", ("tables",), folder))
     films, animations = [*film_jobs(layout, experiment)], [*animation_jobs(layout, experiment)]
     shown = (*(job.slug for job in films), *(f"animate/{set_name(*key)}" for key in animated_sets(experiment)))
     pages = (
-        ("report", layout.root, ("compare", "figures", "timings", *shown)),
+        ("timings", layout.timings, ("compare", "figures", *shown)),
+        ("report", layout.root, ("timings",)),
         ("datasets", layout.overview, (*exports, *(job.slug for job in made if job.stage == "inspect"))),
         ("fidelity", layout.fidelity, (*exports, *(job.slug for job in made if job.stage == "assess"))),
         ("steering", layout.steering_page, (*exports, *(f"steer/{set_name(*key)}" for key in steerings(experiment)))),

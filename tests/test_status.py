@@ -73,9 +73,9 @@ def test_jobs_come_in_the_order_of_need_and_once_each(layout: Layout) -> None:
         "tables",
         "compare",
         "figures",
-        "timings",
         "film/hopper/bc/dawm/seed-0",
         "animate/hopper/dawm/seed-0",
+        "timings",
         "report",
     ]
 

@@ -22,7 +22,7 @@ PROGRESS = re.compile(r": (\d+)/\d+ \(\d+ %\), ([\d,]+)/s,")
 
 
 def write_timings(results: Path, experiment: Experiment, output: Path) -> None:
-    """Writes `output`/timings.csv (wall and CPU time of the jobs so far, from Snakemake's benchmark files),
+    """Writes `output`/timings.csv (wall and CPU time of the jobs before it, from Snakemake's benchmark files),
     rates.csv and rates.png (steps per second over the trainings of policies, from their logs), and the seal."""
     jobs = every_job(Layout(results), experiment)
     rates = pd.DataFrame(progress(results / "logs", jobs), columns=["job", "step", "steps_per_second"])

@@ -145,9 +145,11 @@ rule tables:
         "exec python -m dawm tables --results {params.folder:q} --settings {params.settings:q} 2> {log:q}"
 
 
-rule timings:
+rule timings:  # after all of the report's jobs, whose times it collects
     input:
-        seal_of(layout.tables),
+        [seal_of(folder) for folder in (layout.tables, layout.comparison, layout.figures)],
+        [seal_of(layout.film(run)) for run in filmed_runs(matrix)],
+        [seal_of(layout.animation(*key)) for key in animated_sets(experiment)],
         code("timings"),
     output:
         seal_of(layout.timings),
