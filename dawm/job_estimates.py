@@ -126,9 +126,9 @@ def measurements(folder: Path) -> Iterator[Measurement]:
             "found only one of them, or neither"
         )
     experiment = load_experiment(layout.config)
-    known = {job.slug: job for job in every_job(layout, experiment)}
+    known = {(job.stage, job.name): job for job in every_job(layout, experiment)}
     for row in read_timings(path).to_dict("records"):
-        job = known.get(f"{row['stage']}/{row['job']}")
+        job = known.get((row["stage"], row["job"]))
         if job is not None:
             # Snakemake samples CPU time: of jobs of a few seconds it misses most.
             seconds = max(row["cpu_seconds"], 0.0) if row["wall_seconds"] > 60 else row["wall_seconds"]
@@ -137,7 +137,7 @@ def measurements(folder: Path) -> Iterator[Measurement]:
 
 def read_timings(path: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path).fillna({"job": ""})  # a stage's only job has no name
         table[["wall_seconds", "cpu_seconds"]].astype(float)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: expected a table of timings, found: {one_line(error)}") from error

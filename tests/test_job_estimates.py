@@ -82,6 +82,14 @@ def test_same_experiment_takes_as_long_again(tmp_path: Path, measured: Path) -> 
     }
 
 
+def test_jobs_without_a_name_are_known_too(tmp_path: Path, measured: Path) -> None:
+    with (measured / "timings" / "timings.csv").open("a") as file:
+        file.write("tables,,3,2,100,0\n")
+    found = plan(config(tmp_path), [measured], gpus=0, cores=1)
+    assert [one.seconds for one in found.estimates if one.job.stage == "tables"] == [3]
+    assert "tables" not in {job.stage for job in found.unknown}
+
+
 def test_time_follows_the_amount_of_work(tmp_path: Path, measured: Path) -> None:
     changes = {
         "algorithms": {"td3_bc": {"gradient_steps": 3000}},
