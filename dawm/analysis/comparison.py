@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dawm.analysis.comparison_figures import draw_comparison, save_figures
+from dawm.analysis.comparison_figures import draw_comparison
 from dawm.analysis.comparison_markdown import PANEL, iqm_markdown, markdown, scores_markdown
 from dawm.analysis.run_scores import SCORE, read_scores
 from dawm.analysis.statistics import (
@@ -30,7 +30,7 @@ from dawm.analysis.statistics import (
     probability_of_improvement,
     resampled_runs,
 )
-from dawm.analysis.style import REFERENCE, learner_name
+from dawm.analysis.style import REFERENCE, learner_name, save_all
 from dawm.analysis.tables import LAST_EVALUATIONS
 from dawm.data.files import only_writer, read_bytes, write_csv, write_text
 from dawm.data.sealed import refuse_other, seal, unseal
@@ -106,7 +106,7 @@ def compare(scores: Sequence[Path], output: Path) -> str:
         }
         for name, page in pages.items():
             write_text(output / name, "\n".join([page, *(f"{note}\n" for note in notes)]))
-        drawn = save_figures(figures, output)
+        drawn = save_all(figures, output)
         seal(
             output,
             "comparison",

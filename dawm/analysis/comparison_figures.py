@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,7 +26,6 @@ from dawm.analysis.style import (
     method_of,
     outer_legend,
     reference_name,
-    save,
 )
 
 LEAST_LIMIT = 10.0
@@ -51,15 +49,6 @@ def draw_comparison(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
         figures["small-data"] = lambda: by_fraction(aggregates)
     with plt.rc_context(STYLE):
         return {name: draw() for name, draw in figures.items()}
-
-
-def save_figures(figures: Mapping[str, Figure], output: Path) -> list[str]:
-    """Each as PNG and PDF without dates; returns the files' names."""
-    with plt.rc_context(STYLE):
-        for name, figure in figures.items():
-            save(figure, output / f"{name}.png", output / f"{name}.pdf")
-            plt.close(figure)
-    return [f"{name}.{kind}" for name in figures for kind in ("png", "pdf")]
 
 
 def whole(table: pd.DataFrame) -> pd.DataFrame:

@@ -32,7 +32,7 @@ from dawm.analysis.style import (
     learners,
     method_of,
     outer_legend,
-    save,
+    save_all,
 )
 from dawm.analysis.tables import LAST_EVALUATIONS, read_csv, world_models_of
 from dawm.data.files import only_writer
@@ -57,14 +57,10 @@ def draw_all(tables: Path, output: Path) -> None:
         figures["fidelity"] = fidelity_by_horizon
     if len(sealed.read("inverse_dynamics.csv").split(b"\n")) > 2:
         figures["inverse-dynamics"] = inferred_actions
-    names = [f"{name}.{kind}" for name in figures for kind in ("png", "pdf")]
     with only_writer(output), plt.rc_context(STYLE):
         drawn = {name: draw(sealed) for name, draw in figures.items()}
         unseal(output, "figures")
-        for name, figure in drawn.items():
-            save(figure, output / f"{name}.png", output / f"{name}.pdf")
-            plt.close(figure)
-        seal(output, "figures", files=names, settings={}, inputs={"tables": sealed}, metadata={})
+        seal(output, "figures", files=save_all(drawn, output), settings={}, inputs={"tables": sealed}, metadata={})
 
 
 def learning_curves(sealed: Sealed) -> Figure:

@@ -11,6 +11,7 @@ import pandas as pd
 
 matplotlib.use("agg")
 
+import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -121,3 +122,12 @@ def save(figure: Figure, *paths: Path) -> None:
                     reduced = picture.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
                     dots = picture.info["dpi"]
                 reduced.save(part, format="PNG", optimize=True, dpi=dots)
+
+
+def save_all(figures: Mapping[str, Figure], output: Path) -> list[str]:
+    """Each by its name as PNG and as PDF, and closed; returns the files' names."""
+    with plt.rc_context(STYLE):
+        for name, figure in figures.items():
+            save(figure, output / f"{name}.png", output / f"{name}.pdf")
+            plt.close(figure)
+    return [f"{name}.{kind}" for name in figures for kind in ("png", "pdf")]
