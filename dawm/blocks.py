@@ -43,11 +43,12 @@ COPIED_FACTS = ("environment", "environment_settings", "observation_dim", "actio
 class Starts:
     """Where trajectories start, by their number: source_row and draw, [trajectories] each."""
 
-    def __init__(self, settings: SynthesisSettings, rows: int) -> None:
-        rounds = -(-settings.trajectories // rows)
-        orders = [generator(settings.seed, "starts", draw).permutation(rows) for draw in range(rounds)]
-        self.source_row = np.concatenate(orders)[: settings.trajectories]  # every row once before any comes twice
-        self.draw = np.arange(settings.trajectories) // rows
+    def __init__(self, settings: SynthesisSettings, rows: np.ndarray) -> None:
+        """rows [n]: those that trajectories may start from; every one of them once before any comes twice."""
+        rounds = -(-settings.trajectories // len(rows))
+        orders = [generator(settings.seed, "starts", draw).permutation(len(rows)) for draw in range(rounds)]
+        self.source_row = rows[np.concatenate(orders)[: settings.trajectories]]
+        self.draw = np.arange(settings.trajectories) // len(rows)
 
 
 def numbers_of(settings: SynthesisSettings, blocks: range) -> tuple[np.ndarray, np.ndarray]:

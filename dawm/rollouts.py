@@ -10,6 +10,7 @@ import dataclasses
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,7 +78,7 @@ def roll_out_shard(
     horizon_of(settings)
     parts = RolloutParts.load(dataset, forward_dynamics, cloned_policy, compute)
     transitions = read_transitions(parts.data, states=False)
-    starts = Starts(settings, len(transitions))
+    starts = Starts(settings, np.arange(len(transitions)))
     corrector = parts.corrector(settings, transitions)
 
     def make(blocks: range) -> tuple[Transitions, Counter[str]]:

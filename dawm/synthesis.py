@@ -128,8 +128,15 @@ def synthesize_shard(
 class Requests(Starts):
     """Where trajectories start and what return they ask for: by trajectory number."""
 
-    def __init__(self, model: WorldModel, settings: SynthesisSettings, transitions: Transitions) -> None:
-        super().__init__(settings, len(transitions))
+    def __init__(
+        self,
+        model: WorldModel,
+        settings: SynthesisSettings,
+        transitions: Transitions,
+        rows: np.ndarray | None = None,
+    ) -> None:
+        """rows [n]: as in `Starts`; None: all of the transitions."""
+        super().__init__(settings, np.arange(len(transitions)) if rows is None else rows)
         self.return_to_go = requested_returns(
             settings.request, wanted_returns(transitions, model.settings), float(model.return_scale)
         )[self.source_row]

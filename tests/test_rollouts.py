@@ -100,7 +100,7 @@ def test_networks_see_blocks_of_one_size_whatever_is_left_over(models: Models, t
     assert parts.forward_dynamics.deviations is not None
     for network in (parts.forward_dynamics.network, parts.forward_dynamics.deviations, parts.cloned_policy.network):
         network.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
-    starts, corrector = Starts(SETTINGS, len(transitions)), parts.corrector(SETTINGS, transitions)
+    starts, corrector = Starts(SETTINGS, np.arange(len(transitions))), parts.corrector(SETTINGS, transitions)
     for block in range(3):
         roll_out_blocks(parts, starts, SETTINGS, transitions, range(block, block + 1), corrector)
     assert rows == 3 * 5 * 3 * [BLOCK]

@@ -9,7 +9,7 @@ import torch
 from dawm.config import WorldModelSettings
 from dawm.data.normalizers import ActionScaler, MinMaxScaler, Standardizer
 from dawm.data.transitions import Transitions
-from dawm.data.windows import Windows, returns_of_steps, returns_to_go, wanted_returns
+from dawm.data.windows import Normalizers, Windows, returns_of_steps, returns_to_go, wanted_returns
 
 LENGTHS, ENDS = (5, 8, 1, 3, 2, 6), ("terminal", "timeout", "terminal", "terminal", "timeout", "timeout")
 
@@ -31,11 +31,11 @@ def toy(lengths: tuple[int, ...] = LENGTHS, ends: tuple[str, ...] = ENDS) -> Tra
     )
 
 
-def identities() -> tuple[Standardizer, MinMaxScaler, ActionScaler]:
-    """Normalizers that change nothing."""
+def identities(changes: Standardizer | None = None) -> Normalizers:
+    """Those that change nothing."""
     rewards = MinMaxScaler()
     rewards.low = torch.tensor(-1.0)
-    return Standardizer(2), rewards, ActionScaler(1)
+    return Normalizers(Standardizer(2), rewards, ActionScaler(1), changes)
 
 
 def windows_of(
@@ -45,10 +45,11 @@ def windows_of(
     successors_known: bool = True,
     joint: bool = False,
     conditional: bool = True,
+    normalizers: Normalizers | None = None,
 ) -> Windows:
     rows = np.ones(len(data), bool) if episodes is None else episodes
-    wanted = returns_to_go(data, 0.9)
-    return Windows(data, rows, window, wanted, *identities(), successors_known, joint=joint, conditional=conditional)
+    settings = WorldModelSettings(window=window, actions="joint" if joint else "inferred", conditional=conditional)
+    return Windows(data, rows, settings, returns_to_go(data, 0.9), normalizers or identities(), successors_known)
 
 
 # --- returns-to-go ----------------------------------------------------------------------------------------------
@@ -185,12 +186,8 @@ def test_windows_without_a_whole_one_beside_them_repeat_their_end() -> None:
 
 def test_windows_of_changes_hold_the_step_from_the_row_before() -> None:
     data = toy((3, 6), ("terminal", "timeout"))
-    states, rewards, actions = identities()
-    wanted = returns_to_go(data, 0.9)
     absolute, changes = (
-        Windows(data, np.ones(9, bool), 5, wanted, states, rewards, actions, changes=normalizer).batch(
-            torch.tensor([1, 3])
-        )
+        windows_of(data, 5, normalizers=identities(normalizer)).batch(torch.tensor([1, 3]))
         for normalizer in (None, Standardizer(2))
     )
     assert changes.rows[0, :, :2].tolist() == [[0, 1], [0, 1], [0, 1], [0, 1], [0, 1]]  # behind the end, too

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dawm.analysis.fidelity import Measured, held_out_rows_of_sources, measured
+from dawm.analysis.fidelity import Measured, measured
 from dawm.analysis.tables import CLOSED, OPEN
 from dawm.blocks import BLOCK
 from dawm.config import RequestSettings, SteeringSettings, SynthesisSettings, as_mapping
@@ -107,11 +107,11 @@ def open_loop(
 def imagined_from(
     parts: Parts, ground: Ground, settings: SteeringSettings, synthesis: SynthesisSettings, request: float
 ) -> Transitions:
-    """Synthetic transitions from about settings.rows held-out starts, with `request` in place of the recipe's."""
-    transitions, share = ground.transitions, ground.held_out.mean()
+    """Synthetic transitions from settings.rows held-out starts at most, with `request` in place of the recipe's."""
+    transitions, rows = ground.transitions, np.flatnonzero(ground.held_out)
     wanted = dataclasses.replace(
         synthesis,
-        trajectories=min(len(transitions), int(settings.rows / share)),
+        trajectories=min(len(rows), settings.rows),
         shards=1,
         seed=settings.seed,
         request=RequestSettings(kind="value", amount=request),
@@ -119,13 +119,12 @@ def imagined_from(
     )
     if not wanted.correction.needs_forward_dynamics:  # which only told what to drop
         parts = dataclasses.replace(parts, forward_dynamics=None)
-    requests = Requests(parts.world_model, wanted, transitions)
+    requests = Requests(parts.world_model, wanted, transitions, rows)
     corrector = parts.corrector(wanted, transitions)
     blocks = [range(b, b + 1) for b in range(-(-wanted.trajectories // BLOCK))]
-    grown = concatenate(
+    return concatenate(
         [synthesize_blocks(parts, requests, wanted, transitions, block, corrector)[0] for block in blocks]
     )
-    return grown.take(held_out_rows_of_sources(grown, ground.held_out))
 
 
 def true_rewards(oracle: Oracle, starts: np.ndarray, grown: Transitions, place: np.ndarray) -> np.ndarray:

@@ -97,12 +97,16 @@ class WorldModelSettings:
             object.__setattr__(self, "loss", "squared" if self.preconditioning == "edm" else "absolute")
         if self.truncated_return == "average_reward_tail" and self.discount == 1:
             raise InputError("discount: expected less than 1 with truncated_return: average_reward_tail, found 1")
-        if self.consistency and (self.actions == "joint" or not self.conditional):
-            kind = "joint" if self.actions == "joint" else "unconditional"
-            raise InputError(f"consistency: expected 0 with a model that is {kind}, found {self.consistency}")
-        if self.action_dropout and (self.actions == "joint" or not self.conditional):
-            kind = "joint" if self.actions == "joint" else "unconditional"
-            raise InputError(f"action_dropout: expected 0 with a model that is {kind}, found {self.action_dropout}")
+        if self.joint or not self.conditional:
+            kind = "joint" if self.joint else "unconditional"
+            for name, value in (("consistency", self.consistency), ("action_dropout", self.action_dropout)):
+                if value:
+                    raise InputError(f"{name}: expected 0 with a model that is {kind}, found {value}")
+
+    @property
+    def joint(self) -> bool:
+        """Whether the model generates the actions too."""
+        return self.actions == "joint"
 
     @property
     def plans(self) -> bool:

@@ -85,6 +85,23 @@ class WindowBatch:
         return WindowBatch(*(column.to(device) for column in columns))
 
 
+@dataclass(frozen=True)
+class Normalizers:
+    """Raw units to the model's. changes: rows after the first hold s_i - s_{i-1} by it; None: s_i by `states`."""
+
+    states: Standardizer | CDFNormalizer
+    rewards: MinMaxScaler
+    actions: ActionScaler
+    changes: Standardizer | CDFNormalizer | None = None
+
+    def successors(self, transitions: Transitions) -> Tensor:
+        """What the row after each transition holds of its state, [n, obs_dim]."""
+        successor = torch.from_numpy(transitions.next_observation)
+        if self.changes is None:
+            return self.states.encode(successor)
+        return self.changes.encode(successor - torch.from_numpy(transitions.observation))
+
+
 class Windows:
     """All windows of a set of episodes. After a terminal they are padded; across a timeout there are none.
 
@@ -96,34 +113,27 @@ class Windows:
         self,
         transitions: Transitions,
         episodes: np.ndarray,
-        window: int,
+        settings: WorldModelSettings,
         return_to_go: np.ndarray,
-        states: Standardizer | CDFNormalizer,
-        rewards: MinMaxScaler,
-        actions: ActionScaler,
+        normalizers: Normalizers,
         terminal_successors_known: bool = True,
-        *,
-        changes: Standardizer | CDFNormalizer | None = None,
-        joint: bool = False,
-        conditional: bool = True,
     ) -> None:
         """episodes: bool [n], rows that may be used; return_to_go [n] in raw reward, NaN where unknown.
 
-        changes: rows after the first hold s_i - s_{i-1} by this normalizer instead of s_i; joint: rows hold actions
-        too; conditional: row 0's state and action are given, hence no target.
+        Joint models' rows hold actions too; a conditional model is given row 0's state and action, hence no target.
         """
-        self.window, self.joint, self.conditional = window, joint, conditional
-        self.state = states.encode(torch.from_numpy(transitions.observation))
-        self.successor = encoded_successors(transitions, states, changes)
-        self.reward = rewards.encode(torch.from_numpy(transitions.reward))
-        self.action = actions.encode(torch.from_numpy(transitions.action))
+        self.window, self.joint, self.conditional = settings.window, settings.joint, settings.conditional
+        self.state = normalizers.states.encode(torch.from_numpy(transitions.observation))
+        self.successor = normalizers.successors(transitions)
+        self.reward = normalizers.rewards.encode(torch.from_numpy(transitions.reward))
+        self.action = normalizers.actions.encode(torch.from_numpy(transitions.action))
         self.return_to_go = torch.from_numpy(return_to_go)
         self.terminal_successors_known = terminal_successors_known
         ends = np.flatnonzero(transitions.terminal | transitions.timeout)
         last = ends[transitions.episode]
         self.last = torch.from_numpy(last)
         self.terminal = torch.from_numpy(transitions.terminal)
-        complete = np.arange(len(transitions)) + window - 2 <= last
+        complete = np.arange(len(transitions)) + self.window - 2 <= last
         self.starts = torch.from_numpy(np.flatnonzero(episodes & (complete | transitions.terminal[last])))
 
     def __len__(self) -> int:
@@ -176,13 +186,3 @@ def whole_windows(row: Tensor, last: Tensor) -> Tensor:
     [B], in turn; where none is whole, itself."""
     whole, places = torch.nonzero(row[:, -2] <= last[:, 0])[:, 0], torch.arange(len(row))
     return whole[places % len(whole)] if len(whole) else places
-
-
-def encoded_successors(
-    transitions: Transitions, states: Standardizer | CDFNormalizer, changes: Standardizer | CDFNormalizer | None
-) -> Tensor:
-    """s′ by `states`, or s′ - s by `changes`, [n, obs_dim]."""
-    successor = torch.from_numpy(transitions.next_observation)
-    if changes is None:
-        return states.encode(successor)
-    return changes.encode(successor - torch.from_numpy(transitions.observation))

@@ -66,7 +66,7 @@ class WorldModel(nn.Module):
         super().__init__()
         self.settings = settings
         self.observation_dim = observation_dim
-        self.joint = settings.actions == "joint"
+        self.joint = settings.joint
         self.leading = observation_dim + (action_dim if self.joint else 0)  # states, and actions if joint
         self.channels = self.leading + 2
         self.given = self.leading if settings.conditional else 0  # channels of row 0 that are imposed

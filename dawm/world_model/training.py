@@ -15,7 +15,7 @@ from dawm.config import WorldModelSettings, as_mapping
 from dawm.data.normalizers import ActionScaler, MinMaxScaler
 from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.transitions import Transitions, held_out_rows, read_transitions
-from dawm.data.windows import WindowBatch, Windows, wanted_returns
+from dawm.data.windows import Normalizers, WindowBatch, Windows, wanted_returns
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
 from dawm.randomness import derived_seed, generator
@@ -162,22 +162,12 @@ def fit_normalizers(
     largest = float(np.nanmax(np.abs(wanted[~held_out]), initial=0.0)) or 1.0
     model.return_scale = torch.tensor(settings.return_scales.get(task.family.lower(), largest))
 
-    def windows(rows: np.ndarray) -> Windows:
-        return Windows(
-            transitions,
-            rows,
-            settings.window,
-            wanted,
-            model.states,
-            model.rewards,
-            model.actions,
-            data.metadata.get("terminal_successors_known", True),
-            changes=model.changes,
-            joint=model.joint,
-            conditional=settings.conditional,
-        )
-
-    return windows(~held_out), windows(held_out)
+    normalizers = Normalizers(model.states, model.rewards, model.actions, model.changes)
+    known = data.metadata.get("terminal_successors_known", True)
+    seen_windows, held_out_windows = (
+        Windows(transitions, rows, settings, wanted, normalizers, known) for rows in (~held_out, held_out)
+    )
+    return seen_windows, held_out_windows
 
 
 def load_world_model(folder: Path) -> tuple[WorldModel, Sealed]:

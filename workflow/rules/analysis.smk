@@ -80,7 +80,7 @@ rule steer:
         runtime=growing(120),
         gpu=0,
     params:
-        version=2,
+        version=3,
         settings=text(experiment.steering),
         synthesis=part("synthesis"),
         dataset=dataset_folder,
