@@ -29,5 +29,7 @@ for package in $packages; do # only what is missing: torch, and perhaps numpy, a
         python3 -m pip install --quiet --no-index --find-links "$wheels" --target "$site" "$package"
 done
 export PYTHONPATH="$PWD:$site"
-python3 benchmarks/world_model.py --device cuda --output "$output/world_model-cuda.json"
-python3 benchmarks/offline_rl.py --device cuda --output "$output/offline_rl-cuda.json"
+status=0 # what fails does not keep the other from being measured
+python3 benchmarks/offline_rl.py --device cuda --output "$output/offline_rl-cuda.json" || status=1
+python3 benchmarks/world_model.py --device cuda --output "$output/world_model-cuda.json" || status=1
+exit $status

@@ -6,12 +6,13 @@ products (and with bf16 of what lies between them).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dawm.config import ComputeSettings
 
@@ -36,13 +37,23 @@ class Compute:
         mode = "reduce-overhead" if self.settings.compile == "graphs" and self.device == "cuda" else "default"
         for network in networks:
             if network is not None:
-                network.compile(mode=mode, dynamic=False)
+                compiled = torch.compile(network.forward, mode=mode, dynamic=False)
+                network.forward = kept(compiled)  # type: ignore[method-assign]
 
     @property
     def identity(self) -> str:
         """For a training's digest; plain float32 is the device's name alone."""
         extra = [] if self.settings == ComputeSettings() else [self.settings.precision, self.settings.compile]
         return "/".join([self.device, *extra])
+
+
+def kept(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, with outputs of its own: those of a CUDA graph are gone at the next call of any compiled network."""
+
+    def own(found: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        return found.clone() if isinstance(found, Tensor) else tuple(one.clone() for one in found)
+
+    return lambda *inputs: own(compiled(*inputs))
 
 
 CPU = Compute()

@@ -42,8 +42,8 @@ class Pairs:
         return cls(*(torch.from_numpy(column).to(device) for column in columns))
 
     def take(self, rows: np.ndarray) -> Pairs:
-        columns = (self.observation, self.next_observation, self.action, self.reward)
-        return Pairs(*(column[torch.from_numpy(rows)] for column in columns))
+        index = torch.from_numpy(rows).to(self.reward.device)
+        return Pairs(*(column[index] for column in (self.observation, self.next_observation, self.action, self.reward)))
 
     @property
     def change(self) -> Tensor:

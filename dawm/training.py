@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from dawm.checkpoints import CHECKPOINT, Member, Metrics, State, resume, save_checkpoints
-from dawm.compute import Compute
+from dawm.compute import CPU, Compute
 from dawm.config import read
 from dawm.data.files import digest_of, only_writer, sha256, write_json
 from dawm.data.sealed import PROVENANCE, Sealed, open_sealed, seal, unseal, versions
@@ -109,8 +109,10 @@ def seal_training(run: TrainingRun, result: nn.Module, weights: str, metadata: M
     """The seal comes last: who was killed before it finds a note of what was finished, and seals that.
 
     Schedulers take seals away before they start a job again: one of some seeds of which another was not finished, or
-    one whose predecessor finished after the scheduler was killed.
+    one whose predecessor finished after the scheduler was killed. Metadata tell what it was computed by, if by anything
+    but plain float32 on a CPU.
     """
+    by = {} if run.compute == CPU else {"compute": run.compute.identity}
 
     def note(content: Mapping[str, Any]) -> None:
         write_json(run.output / FINISHED, {"run": run.digest, "seal": content})
@@ -124,7 +126,7 @@ def seal_training(run: TrainingRun, result: nn.Module, weights: str, metadata: M
         settings=run.settings,
         seed=run.seed,
         inputs=run.inputs,
-        metadata=metadata,
+        metadata={**metadata, **by},
         before=note,
     )
 

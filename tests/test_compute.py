@@ -14,6 +14,7 @@ import dawm.world_model.training
 from dawm.checkpoints import CHECKPOINT
 from dawm.compute import CPU, Compute
 from dawm.config import ComputeSettings, InverseDynamicsSettings, SynthesisSettings, WorldModelSettings
+from dawm.data.sealed import open_sealed
 from dawm.data.transitions import Transitions
 from dawm.inverse_dynamics import infer, load_inverse_dynamics, train_inverse_dynamics
 from dawm.synthesis import Parts, Requests, synthesize_blocks, synthesize_shard
@@ -81,6 +82,8 @@ def test_bf16_trains_as_float32_does(
     first, second = (load_world_model(folder)[0].state_dict() for folder in (tmp_path, world_model))
     assert all(value.dtype == torch.float32 for value in first.values())
     assert any(not torch.equal(first[name], second[name]) for name in first)  # it was another arithmetic
+    told, silent = (open_sealed(folder, "world-model").metadata for folder in (tmp_path, world_model))
+    assert told["compute"] == "cpu/bf16/none" and "compute" not in silent
 
 
 def test_bf16_trains_inverse_dynamics_as_float32_does(
@@ -152,8 +155,6 @@ def test_tf32_is_on_only_where_it_was_asked_for() -> None:
 def test_compiled_networks_sample_what_plain_ones_do(
     models: Models, transitions: Transitions, synthesis_settings: SynthesisSettings
 ) -> None:
-    parts = Parts.load(*models, compute=COMPILED)
-    assert parts.world_model.denoiser._compiled_call_impl is not None
     found, expected = (imagined(models, transitions, synthesis_settings, compute) for compute in (COMPILED, CPU))
     assert_alike(found, expected, tolerance=1e-3)
 
@@ -168,6 +169,28 @@ def test_compiled_training_keeps_its_weights_names(
     expected, _ = load_inverse_dynamics(inverse_dynamics)
     state = torch.randn(20, 11, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(infer(model, state, state), infer(expected, state, state), rtol=1e-3, atol=1e-3)
+
+
+def test_outputs_of_one_network_outlive_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA graphs write into the same memory again: of this network here, of all compiled ones on a GPU."""
+
+    def recorded(forward, **options):
+        assert options == {"mode": "reduce-overhead", "dynamic": False}
+        memory = torch.empty(2)
+
+        def replay(inputs: torch.Tensor) -> torch.Tensor:
+            return memory.copy_(forward(inputs))
+
+        return replay
+
+    monkeypatch.setattr(torch, "compile", recorded)
+    network = torch.nn.Linear(2, 2)
+    expected = [network(torch.full((2,), value)) for value in (1.0, 2.0)]
+    Compute("cuda", ComputeSettings(compile="graphs")).prepare([network, None])
+    with torch.inference_mode():
+        found = [network(torch.full((2,), value)) for value in (1.0, 2.0)]
+    assert all(map(torch.equal, found, expected))
+    assert set(network.state_dict()) == {"weight", "bias"}
 
 
 # --- many blocks at once, as on a GPU -----------------------------------------------------------------------------

@@ -417,22 +417,33 @@ def test_seeds_that_share_a_job_get_the_gpu_that_the_profile_gives_to_each(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("precision", "compile", "expected"),
+    ("given", "models", "synthesis", "learners"),
     [
-        ("bf16", "default", "--precision float32 --compile none"),
-        ("tf32", "graphs", "--precision tf32 --compile graphs"),
+        (
+            "{precision: bf16, compile: graphs}",
+            "--precision bf16 --compile graphs",
+            "--precision bf16 --compile none",
+            "--precision float32 --compile none",
+        ),
+        (
+            "{precision: tf32, learner_graphs: true, device: cuda}",
+            "--precision tf32 --compile none --device cuda",
+            "--precision tf32 --compile none --device cuda",
+            "--precision tf32 --compile graphs --device cuda",
+        ),
     ],
 )
-def test_learners_are_told_what_they_know_of_arithmetic(
-    finished: Path, tmp_path: Path, precision: str, compile: str, expected: str
+def test_jobs_are_told_how_to_compute(
+    finished: Path, tmp_path: Path, given: str, models: str, synthesis: str, learners: str
 ) -> None:
-    (tmp_path / "how.yaml").write_text(f"compute: {{precision: {precision}, compile: {compile}}}\n")
+    (tmp_path / "how.yaml").write_text(f"compute: {given}\n")
     options = ["--dry-run", "--forceall", "--printshellcmds", "--configfile", "tiny.yaml", str(tmp_path / "how.yaml")]
     run = snakemake(finished, *options, config=None)
     assert run.returncode == 0, run.stderr
-    lines = [line for line in run.stdout.splitlines() if "python -m dawm train-policy" in line]
-    assert len(lines) == 8 and all(expected in line for line in lines)
-    assert f"--precision {precision} --compile {compile}" in run.stdout  # the models'
+    expected = {"train-world-model": models, "train-inverse": models, "synthesize --shard": synthesis}
+    for stage, options in {**expected, "train-policy": learners}.items():
+        lines = [line for line in run.stdout.splitlines() if f"python -m dawm {stage}" in line]
+        assert lines and all(f" {options} " in line for line in lines), stage
 
 
 def test_a_bad_config_stops_snakemake_with_one_sentence(tmp_path: Path) -> None:

@@ -16,7 +16,15 @@ class ComputeSettings:
         "of matrix products: `tf32` on a GPU with tensor cores, `bf16` mixed precision on either device", "float32"
     )
     compile: Literal["none", "default", "graphs"] = setting(
-        "`torch.compile` of the networks; `graphs`: with CUDA graphs, which spare a GPU's launches", "none"
+        "`torch.compile` of the models' networks in training, which needs a C compiler; `graphs`: with CUDA graphs, "
+        "which spare a GPU's launches",
+        "none",
+    )
+    learner_graphs: bool = setting("each of a learner's gradient steps on a GPU as one CUDA graph", False)
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "where models are trained and sampled from and learners are trained; `auto`: on a GPU where there is one; "
+        "`cuda`: a job that finds none fails at once",
+        "auto",
     )
     seeds_per_job: int = setting(
         "RL seeds that one process trains side by side; on a GPU as many as there are, on a CPU 1", 1, minimum=1

@@ -88,10 +88,20 @@ def text(settings):
 EXPERIMENT = json.dumps(decisive(experiment))  # of jobs that take all of it
 
 
-COMPUTE = ["--precision", experiment.compute.precision, "--compile", experiment.compute.compile]
+def compute(precision, compile):
+    """How a job computes."""
+    device = [] if experiment.compute.device == "auto" else ["--device", experiment.compute.device]
+    return ["--precision", precision, "--compile", compile, *device]
+
+
+MODEL_COMPUTE = compute(experiment.compute.precision, experiment.compute.compile)
+# A shard calls a network a few times, which pays for no compiling.
+SYNTHESIS_COMPUTE = compute(experiment.compute.precision, "none")
 # Learners know no mixed precision and no compiled networks; where models have those, they compute plainly.
-LEARNER_COMPUTE = ["--precision", "tf32" if experiment.compute.precision == "tf32" else "float32"]
-LEARNER_COMPUTE += ["--compile", "graphs" if experiment.compute.compile == "graphs" else "none"]
+LEARNER_COMPUTE = compute(
+    "tf32" if experiment.compute.precision == "tf32" else "float32",
+    "graphs" if experiment.compute.learner_graphs else "none",
+)
 
 
 def growing(amount):

@@ -22,7 +22,7 @@ rule train_world_model:
     params:
         version=model_version,
         settings=part("world_model"),
-        compute=COMPUTE,
+        compute=MODEL_COMPUTE,
         dataset=dataset_folder,
         teachers=teacher_options,
         folder=recipe_folder("world_model"),
@@ -59,7 +59,7 @@ for model in ("inverse_dynamics", "forward_dynamics", "cloned_policy"):
             version=1,
             stage=stage,
             settings=part(model),
-            compute=COMPUTE,
+            compute=MODEL_COMPUTE,
             dataset=dataset_folder,
             folder=recipe_folder(model),
         shell:

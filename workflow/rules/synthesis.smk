@@ -21,7 +21,7 @@ rule synthesize:
     params:
         version=shards_version,
         settings=part("synthesis"),
-        compute=COMPUTE,
+        compute=SYNTHESIS_COMPUTE,
         dataset=dataset_folder,
         models=model_options,
         folder=recipe_folder("synthetic"),
