@@ -155,6 +155,7 @@ def test_tf32_is_on_only_where_it_was_asked_for() -> None:
 def test_compiled_networks_sample_what_plain_ones_do(
     models: Models, transitions: Transitions, synthesis_settings: SynthesisSettings
 ) -> None:
+    assert "forward" in vars(Parts.load(*models, compute=COMPILED).world_model.denoiser)  # is another than its class's
     found, expected = (imagined(models, transitions, synthesis_settings, compute) for compute in (COMPILED, CPU))
     assert_alike(found, expected, tolerance=1e-3)
 
