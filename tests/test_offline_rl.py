@@ -17,7 +17,8 @@ from scipy import stats
 from torch import Tensor, nn
 
 import dawm.offline_rl.training
-from dawm.config import BestBCSettings, IQLSettings, TD3BCSettings, with_preset
+from dawm.config import BCSettings, BestBCSettings, ExportSettings, IQLSettings, TD3BCSettings, with_preset
+from dawm.data.export import export
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import open_sealed, seal
 from dawm.data.table import Table, table_of
@@ -31,7 +32,7 @@ from dawm.offline_rl.batches import Batch, Mixture, Units
 from dawm.offline_rl.draws import normal_draws
 from dawm.offline_rl.networks import Actor
 from dawm.offline_rl.policy import DeterministicPolicy, load_policy
-from dawm.offline_rl.training import best_episodes, observation_normalizer, reward_scale, train_policy
+from dawm.offline_rl.training import best_episodes, observation_normalizer, reward_scale, train_policy, value_limits
 
 OBSERVATION, ACTION, HIDDEN, ROWS = 5, 2, 8, 12
 GAMMA = 0.9
@@ -127,18 +128,21 @@ def assert_averaged(target: nn.Module, old: dict, online: nn.Module, rate: float
 # --- TD3+BC -----------------------------------------------------------------------------------------------------
 
 
-def td3_target(learner: td3_bc.TD3BC, batch: Batch, noise: Tensor) -> np.ndarray:
+def td3_target(
+    learner: td3_bc.TD3BC, batch: Batch, noise: Tensor, spread: float = 0.2, clip: float = 0.5
+) -> np.ndarray:
     _, _, reward, successor, discount = double(batch)
-    smoothing = np.clip(0.2 * noise[0].double().numpy(), -0.5, 0.5)
+    smoothing = np.clip(spread * noise[0].double().numpy(), -clip, clip)
     action = np.clip(np.tanh(numpy_mlp(weights(learner.target_actor), successor)) + smoothing, -1, 1)
     q = numpy_q(weights(learner.target_critic), successor, action)
     return np.array([reward[i] + GAMMA * discount[i] * min(q[0, i], q[1, i]) for i in range(ROWS)])
 
 
-def test_td3_bc_target_follows_its_formula(batch: Batch, noise: Tensor) -> None:
-    learner, settings = td3_bc_learner()
+@pytest.mark.parametrize(("spread", "clip"), [(0.2, 0.5), (0.7, 0.3)])
+def test_td3_bc_target_follows_its_formula(batch: Batch, noise: Tensor, spread: float, clip: float) -> None:
+    learner, settings = td3_bc_learner(policy_noise=spread, noise_clip=clip)
     (found,) = td3_bc.td_target(learner, batch, noise, settings)
-    np.testing.assert_allclose(found, td3_target(learner, batch, noise), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, td3_target(learner, batch, noise, spread, clip), rtol=1e-4, atol=1e-5)
 
 
 def test_td3_bc_bootstraps_at_a_timeout_and_not_at_a_terminal(batch: Batch, noise: Tensor) -> None:
@@ -226,10 +230,12 @@ def test_iql_target_bootstraps_at_a_timeout_and_not_at_a_terminal(batch: Batch) 
     np.testing.assert_allclose(found[THREE_STEP], reward[THREE_STEP] + GAMMA**3 * float(value[THREE_STEP]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("clip", [0.3, 100.0])
-def test_iql_update_follows_its_equations_in_the_published_order(batch: Batch, clip: float) -> None:
+@pytest.mark.parametrize(("clip", "expectile"), [(0.3, 0.7), (100.0, 0.9)])
+def test_iql_update_follows_its_equations_in_the_published_order(batch: Batch, clip: float, expectile: float) -> None:
     """V by the target critic, the actor by the new V's advantages, Q by the new V's successors, then the target."""
-    learner, settings = iql_learner(advantage_weight_clip=clip, inverse_temperature=3.0, target_rate=0.1)
+    learner, settings = iql_learner(
+        advantage_weight_clip=clip, expectile=expectile, inverse_temperature=3.0, target_rate=0.1
+    )
     observation, action, reward, successor, discount = double(batch)
     old = {name: weights(getattr(learner, name)) for name in ("actor", "critic", "value", "target_critic")}
     metrics = {name: float(value.detach()) for name, value in learner.update(batch, Tensor(), 0, settings).items()}
@@ -238,7 +244,7 @@ def test_iql_update_follows_its_equations_in_the_published_order(batch: Batch, c
 
     q = numpy_q(old["target_critic"], observation, action).min(0)
     residual = q - numpy_mlp(old["value"], observation)[:, 0]
-    value_loss = np.mean([(0.3 if u < 0 else 0.7) * u**2 for u in residual])
+    value_loss = np.mean([(1 - expectile if u < 0 else expectile) * u**2 for u in residual])
     np.testing.assert_allclose(metrics["value_loss"], value_loss, rtol=1e-4)
     np.testing.assert_allclose(metrics["q"], q.mean(), rtol=1e-4, atol=1e-6)
 
@@ -393,6 +399,17 @@ def test_batch_holds_normalised_observations_scaled_rewards_and_plain_actions(
     assert {number < len(real) for number in numbers} == {True, False}
 
 
+def test_actions_of_a_batch_are_in_units_of_their_bounds(transitions: Transitions, real: Table) -> None:
+    low, high = np.array([-3.0, -1.0, 0.5]), np.array([1.0, 1.0, 1.5])
+    units = Units(observation_normalizer(real, True), ActionScaler.between(low, high), 1.0)
+    found = Mixture(real, [None], 1.0, units, [0], 16)
+    numbers = found.draws.at(3)
+    action = transitions.action[numbers[0].numpy()]
+    np.testing.assert_allclose(
+        found.gather(numbers).action[0], (2 * action - low - high) / (high - low), rtol=1e-5, atol=1e-6
+    )
+
+
 def test_mixture_without_synthetic_rows_is_refused(real: Table, imagined: Table) -> None:
     for none in (None, first_rows(imagined, 0)):
         with pytest.raises(InputError, match=r"real_fraction: 0\.5 needs synthetic transitions"):
@@ -423,6 +440,12 @@ def test_reward_scale_is_a_thousand_over_the_spread_of_real_returns(transitions:
 def test_observations_stay_raw_where_no_normalizer_is_wanted(transitions: Transitions) -> None:
     observation = torch.from_numpy(transitions.observation[:9])
     assert torch.equal(observation_normalizer(table_of(transitions), False).encode(observation), observation)
+
+
+def test_values_may_be_some_times_what_the_rewards_add_up_to(transitions: Transitions) -> None:
+    settings = TD3BCSettings(discount=GAMMA, largest_q=2.0)
+    largest = 3.0 * np.abs(transitions.reward).max() / (1 - GAMMA)
+    assert value_limits(table_of(transitions), settings, scale=3.0)["q"] == pytest.approx(2 * largest + 1)
 
 
 # --- the stage --------------------------------------------------------------------------------------------------
@@ -533,6 +556,33 @@ def test_behaviour_cloning_learns_the_action_of_the_data(
     assert error < 0.3 * np.abs(action - action.mean(0)).mean()
 
 
+def test_iql_sees_scaled_rewards_raw_observations_and_every_step_of_its_schedule(
+    dataset: Path, transitions: Transitions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, units, made = [], [], dawm.offline_rl.training.Mixture
+
+    def spied(real: Table, synthetic: Any, fraction: float, chosen: Units, *rest: Any) -> Mixture:
+        units.append(chosen)
+        return made(real, synthetic, fraction, chosen, *rest)
+
+    monkeypatch.setattr(dawm.offline_rl.training, "Mixture", spied)
+    monkeypatch.setattr(iql.IQL, "schedule", lambda self, step, settings: steps.append(step))
+    train_policy("iql", dataset, None, IQLSettings(**SMALL), 1.0, tmp_path / "policy", seed=0)
+    assert steps == list(range(20))
+    assert units[0].reward_scale == reward_scale(table_of(transitions), True) != 1
+    observations = load_policy(tmp_path / "policy")[0].observations
+    assert not observations.mean.any() and (observations.std == 1).all()
+
+
+def test_weights_begin_as_the_seed_says(dataset: Path, tmp_path: Path) -> None:
+    settings = TD3BCSettings(**SMALL | {"gradient_steps": 1}, learning_rate=1e-12)
+    found = []
+    for seed in (0, 1):
+        train_policy("td3_bc", dataset, None, settings, 1.0, tmp_path / str(seed), seed)
+        found.append(load_file(tmp_path / str(seed) / "policy.safetensors"))
+    assert any(np.abs(value - found[1][name]).max() > 0.01 for name, value in found[0].items())
+
+
 # --- behaviour cloning, the reference ------------------------------------------------------------------------------
 
 
@@ -561,8 +611,10 @@ def test_ten_percent_bc_clones_the_best_tenth_with_the_statistics_of_all(
         return made(real, *rest)
 
     monkeypatch.setattr(dawm.offline_rl.training, "Mixture", spied)
-    settings = BestBCSettings(hidden=16, batch_size=16, gradient_steps=5, evaluation_episodes=1)
-    train_policy("bc_10", dataset, None, settings, 1.0, tmp_path / "policy", 0)
+    small = {"hidden": 16, "batch_size": 16, "gradient_steps": 5, "evaluation_episodes": 1}
+    train_policy("bc", dataset, None, BCSettings(**small), 1.0, tmp_path / "all", 0)
+    assert len(seen.pop()) == len(transitions)
+    train_policy("bc_10", dataset, None, BestBCSettings(**small), 1.0, tmp_path / "policy", 0)
     assert len(seen[0]) == len(best_episodes(table_of(transitions), 0.1)) < len(transitions)
     policy, _ = load_policy(tmp_path / "policy")
     np.testing.assert_allclose(policy.observations.mean, transitions.observation.mean(0), rtol=1e-4, atol=1e-4)
@@ -595,3 +647,9 @@ def test_policy_says_what_its_preset_meant(dataset: Path, tmp_path: Path) -> Non
     train_policy("iql", dataset, None, IQLSettings(preset="corl", **SMALL), 1.0, tmp_path, 0)
     settings = open_sealed(tmp_path, "policy").provenance["settings"]
     assert settings["actor"] == "deterministic" and settings["target_rate"] == 0.001  # local/hopper-medium-replay
+
+
+def test_a_part_has_the_preset_of_its_whole(dataset: Path, tmp_path: Path) -> None:
+    export(ExportSettings(source="part/hopper", fraction=0.5), tmp_path / "part", dataset)
+    train_policy("iql", tmp_path / "part", None, IQLSettings(preset="corl", **SMALL), 1.0, tmp_path / "policy", 0)
+    assert open_sealed(tmp_path / "policy", "policy").provenance["settings"]["actor"] == "deterministic"

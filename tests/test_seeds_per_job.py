@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,16 +15,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+import dawm.offline_rl.training
 from dawm.checkpoints import CHECKPOINT, checkpoint_step
 from dawm.cli import main
 from dawm.compute import CPU
-from dawm.config import IQLSettings, TD3BCSettings
+from dawm.config import IQLSettings, SynthesisSettings, TD3BCSettings
 from dawm.data.sealed import open_sealed
+from dawm.data.table import Table
 from dawm.errors import DivergedError
+from dawm.offline_rl.batches import Mixture
 from dawm.offline_rl.graphs import GraphedSteps
 from dawm.offline_rl.policy import load_policy
 from dawm.offline_rl.td3_bc import TD3BC
 from dawm.offline_rl.training import PolicyRun, PolicyTraining, of_one_step, train_policies, train_policy
+from dawm.synthesis import seal_synthetic, synthesize_shard
 from dawm.training import FINISHED, TrainingRun
 
 SHARED: dict[str, Any] = {
@@ -103,6 +108,33 @@ def test_seeds_end_as_they_would_alone(
         assert sealed.provenance["seed"] == int(seed) and policy.act(np.zeros((1, 11))).shape == (1, 3)
     own, shared = (open_sealed(tmp_path / name, "policy").provenance for name in ("alone", "3"))
     assert own["settings"] == shared["settings"] and own["inputs"] == shared["inputs"]
+
+
+def test_each_seed_learns_from_its_own_transitions(
+    dataset: Path,
+    world_model: Path,
+    inverse_dynamics: Path,
+    synthetic: Path,
+    synthesis_settings: SynthesisSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inputs = (dataset, world_model, inverse_dynamics)
+    settings = dataclasses.replace(synthesis_settings, seed=1, trajectories=300, shards=1)
+    synthesize_shard(*inputs, settings, tmp_path / "other", 0)
+    seal_synthetic(*inputs, settings, tmp_path / "other")
+    seen, made = [], dawm.offline_rl.training.Mixture
+
+    def spied(real: Table, tables: Sequence[Table], *rest: Any) -> Mixture:
+        seen.append([len(table) for table in tables])
+        return made(real, tables, *rest)
+
+    monkeypatch.setattr(dawm.offline_rl.training, "Mixture", spied)
+    folders = [synthetic, tmp_path / "other", synthetic]
+    runs = [PolicyRun(seed, folder, tmp_path / str(seed)) for seed, folder in enumerate(folders)]
+    train_policies("td3_bc", dataset, SETTINGS["td3_bc"], 0.5, runs)
+    sizes = [open_sealed(folder, "synthetic").metadata["rows"] for folder in folders]
+    assert seen == [sizes] and sizes[0] != sizes[1]
 
 
 def test_killed_seeds_end_with_the_same_bytes(
