@@ -84,6 +84,14 @@ def test_where_the_action_is_hidden_the_first_step_is_judged_by_the_inferred_one
     assert float(physics.residual(model, rows, low, batch, batch.action)) > 1e-3
 
 
+def test_the_residual_counts_by_its_weight(fitted: tuple[WorldModel, Windows], physics: Physics) -> None:
+    model, windows, losses = copy.deepcopy(fitted[0]), fitted[1], []
+    for weight in (0.0, 1.0, 5.0):
+        model.settings = dataclasses.replace(model.settings, consistency=weight)
+        losses.append(float(denoising_loss(model, batch_of(windows), np.random.default_rng(0), physics).detach()))
+    assert losses[2] - losses[0] == pytest.approx(5 * (losses[1] - losses[0]), rel=1e-3) and losses[1] > losses[0]
+
+
 def test_only_low_noise_counts(fitted: tuple[WorldModel, Windows], physics: Physics) -> None:
     model, windows = fitted
     batch = batch_of(windows)

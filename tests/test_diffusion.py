@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +15,17 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
+from dawm.compute import CPU
 from dawm.config import WorldModelSettings
 from dawm.data.normalizers import MinMaxScaler, Standardizer
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.data.windows import WindowBatch
+from dawm.randomness import derived_seed, generator
+from dawm.training import cosine_rate, ema_rate
 from dawm.world_model.model import Imagined, WorldModel
 from dawm.world_model.schedule import cosine_sigmas
-from dawm.world_model.training import denoising_loss, fit_normalizers, load_world_model, train_world_model
+from dawm.world_model.training import Denoising, denoising_loss, fit_normalizers, load_world_model, train_world_model
 
 # --- the world model as a sampler: condition and guidance --------------------------------------------------------
 
@@ -28,6 +33,8 @@ BATCH = 6
 
 
 KINDS = ("clean", "noise", "edm")
+SHORT: dict[str, Any] = {"window": 3, "hidden": 8, "blocks": 1, "batch_size": 8}
+SMALL = WorldModelSettings(**SHORT)
 
 
 def tiny_model(preconditioning: str = "clean", **changes: object) -> WorldModel:
@@ -141,6 +148,24 @@ def test_sample_begins_with_exactly_the_given_state(sampler: str, world_model: P
     imagined = model.sample(state, action, wanted, noise, sampler=sampler, guidance=1.2, temperature=1.0)
     assert torch.equal(imagined.states[:, 0], state)
     assert not torch.equal(imagined.states[:, 1], state)
+
+
+def test_first_rows_are_kept_in_the_range_of_states_and_later_ones_in_that_of_changes() -> None:
+    model = WorldModel(WorldModelSettings(**SHORT), 2, 1)
+    assert model.changes is not None
+    for part, low in ((model.states, -7.0), (model.changes, -3.0)):
+        part.low, part.high = torch.full((2,), low), torch.full((2,), -2 * low)
+    low, high = model.encoded_range()
+    assert low.tolist() == [[-7, -7, -1, -1], [-3, -3, -1, -1], [-3, -3, -1, -1]]
+    assert high.tolist() == [[14, 14, 1, 1], [6, 6, 1, 1], [6, 6, 1, 1]]
+
+
+def test_edm_knows_the_spread_of_its_normalizer() -> None:
+    """Uniform in [-1, 1] by its distribution function: a variance of a third."""
+    model = WorldModel(WorldModelSettings(preconditioning="edm", normalizer="cdf", **SHORT), 2, 1)
+    none = torch.zeros(1, 2), torch.zeros(1, 1), torch.zeros(1), torch.ones(1, dtype=torch.bool)
+    _, found = model.network(torch.zeros(1, 3, 4), torch.tensor([2.0]), model.condition(*none))
+    assert float(found.c_skip) == pytest.approx((1 / 3) / (4 + 1 / 3))
 
 
 def test_samples_stay_in_the_range_of_the_training_data(
@@ -298,6 +323,25 @@ def test_what_an_unconditional_model_imagines_does_not_depend_on_what_is_no_targ
     assert not torch.equal(first.states, third.states)
 
 
+def test_all_but_what_is_no_target_is_shown_to_an_unconditional_denoiser() -> None:
+    model, batch, keeper = tiny_model("edm", actions="joint", conditional=False), some_batch(channels=5), Keeper()
+    model.denoiser = keeper
+    denoising_loss(model, batch, np.random.default_rng(4))
+    told = torch.ones(3, 5, dtype=torch.bool)
+    told[0, 4] = told[2, 2:4] = False
+    assert torch.equal((keeper.seen[0] != 0).all(0), told)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_action_is_hidden_as_often_as_the_settings_say(dropout: float) -> None:
+    model, batch, keeper = tiny_model(action_dropout=dropout), some_batch(count=4000), Keeper()
+    model.denoiser = keeper
+    denoising_loss(model, batch, np.random.default_rng(4))
+    hidden = keeper.seen[2].isnan().any(1)
+    assert float(hidden.float().mean()) == pytest.approx(dropout, abs=0.1 * dropout)
+    assert torch.equal(keeper.seen[2][~hidden], batch.action[~hidden])
+
+
 def test_the_denoiser_learns_the_mean_where_the_sampler_follows_it() -> None:
     losses = [WorldModelSettings(preconditioning=kind).loss for kind in ("clean", "noise", "edm")]  # type: ignore[arg-type]
     assert losses == ["absolute", "absolute", "squared"]
@@ -337,6 +381,72 @@ def test_a_return_scale_counts_for_its_environment_only(
         fit_normalizers(model, transitions, held_out, data)
         fitted.append(float(model.return_scale))
     assert fitted[1] == (expected or fitted[0]) and fitted[0] not in scales.values()
+
+
+def test_the_return_scale_of_costs_is_that_of_rewards(
+    dataset: Path, transitions: Transitions, held_out: np.ndarray
+) -> None:
+    scales = []
+    for sign in (1, -1):
+        rows, model = dataclasses.replace(transitions, reward=sign * transitions.reward), WorldModel(SMALL, 11, 3)
+        fit_normalizers(model, rows, held_out, open_sealed(dataset, "dataset"))
+        scales.append(float(model.return_scale))
+    assert scales[0] == pytest.approx(scales[1])
+
+
+def test_windows_know_whether_terminal_successors_are_true(
+    transitions: Transitions, seal_dataset: Callable[..., Path]
+) -> None:
+    data = open_sealed(seal_dataset(transitions, [0, 1], terminal_successors_known=False), "dataset")
+    for windows in fit_normalizers(WorldModel(SMALL, 11, 3), transitions, transitions.episode < 2, data):
+        assert not windows.terminal_successors_known
+
+
+def denoising(dataset: Path, transitions: Transitions, held_out: np.ndarray, settings: WorldModelSettings) -> Denoising:
+    torch.manual_seed(1)
+    model = WorldModel(settings, 11, 3)
+    windows = fit_normalizers(model, transitions, held_out, open_sealed(dataset, "dataset"))
+    return Denoising(model, *windows, None, 5, CPU)
+
+
+def test_a_step_has_its_rows_and_rate_and_the_average_takes_its_share(
+    dataset: Path, transitions: Transitions, held_out: np.ndarray
+) -> None:
+    settings = WorldModelSettings(**SHORT, gradient_steps=12, ema_every=3, ema_decay=0.15, learning_rate=3e-3)
+    training, taken = denoising(dataset, transitions, held_out, settings), []
+    whole = training.seen.batch
+    training.seen.batch = lambda numbers: taken.append(numbers) or whole(numbers)  # type: ignore[method-assign]
+    averaged = [weight.detach().clone() for weight in training.model.denoiser.parameters()]
+    for step in range(12):
+        training.update(step)
+        assert training.optimizer.param_groups[0]["lr"] == pytest.approx(cosine_rate(step, 12, 3e-3))
+        rows = generator(5, "world-model", "step", step).integers(len(training.seen), size=8)
+        assert taken[-1].tolist() == rows.tolist()
+        if step % 3 == 2:
+            rate, weights = ema_rate(step // 3, 0.15), training.model.denoiser.parameters()
+            averaged = [a + rate * (w.detach() - a) for a, w in zip(averaged, weights, strict=True)]
+        for found, expected in zip(training.averaged.denoiser.parameters(), averaged, strict=True):
+            torch.testing.assert_close(found, expected)
+
+
+def test_the_averaged_model_is_judged_by_the_same_windows_every_time(
+    dataset: Path, transitions: Transitions, held_out: np.ndarray
+) -> None:
+    training = denoising(dataset, transitions, held_out, SMALL)
+    first = training.evaluate(1)
+    for weight in training.model.denoiser.parameters():
+        torch.nn.init.normal_(weight)
+    assert training.evaluate(2) == first
+
+
+def test_the_averaged_weights_are_kept_which_begin_as_the_seed_says(dataset: Path, tmp_path: Path) -> None:
+    settings = WorldModelSettings(**SHORT, gradient_steps=2, ema_every=10)  # so that nothing was averaged yet
+    for seed in (0, 1):
+        train_world_model(dataset, settings, tmp_path / str(seed), seed)
+        torch.manual_seed(derived_seed(seed, "world-model", "weights"))
+        fresh = WorldModel(settings, 11, 3)
+        kept, _ = load_world_model(tmp_path / str(seed))
+        assert all(map(torch.equal, kept.denoiser.parameters(), fresh.denoiser.parameters()))
 
 
 def test_train_windows_never_hold_a_held_out_row(

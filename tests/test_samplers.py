@@ -296,6 +296,24 @@ def test_sampler_calls_the_denoiser_once_per_level_and_ends_with_its_last_answer
     assert torch.equal(found, answers[-1])
 
 
+def test_the_start_of_ddpm_has_its_whole_noise_at_any_temperature() -> None:
+    noise, sigmas, seen = gaussian_noise(3, 4), cosine_sigmas(5, 3), []
+    sample_ddpm(lambda noisy, sigma: seen.append(noisy) or 0 * noisy, noise, sigmas, 0.5)
+    torch.testing.assert_close(seen[0], float(sigmas[0]) * noise[0])
+
+
+def test_dpmpp_2m_leads_on_by_the_ratio_of_its_steps() -> None:
+    """Lu et al. 2023, alg. 2, by hand: steps of ln 2 and ln (4/3), the last one to a level that is not 0."""
+    answers = {4.0: 1.0, 2.0: 3.0}
+    found = sample_dpmpp_2m(
+        lambda noisy, sigma: torch.full_like(noisy, answers[sigma]), torch.ones(1, 1), torch.tensor([4.0, 2.0, 1.5])
+    )
+    first = 1 + 2 / 4 * (4 - 1)
+    ratio = math.log(4 / 2) / math.log(2 / 1.5)
+    led = 3 + (3 - 1) / (2 * ratio)
+    assert float(found) == pytest.approx(led + 1.5 / 2 * (first - led), rel=1e-5)
+
+
 def test_ddpm_at_temperature_zero_has_no_noise_beyond_its_start() -> None:
     noise, sigmas = gaussian_noise(8, 32), cosine_sigmas(10, 8)
     other = noise.clone()

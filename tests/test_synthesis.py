@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dawm.blocks import BLOCK, rows_of
+from dawm.blocks import BLOCK, Starts, rows_of
 from dawm.config import InverseDynamicsSettings, RequestSettings, SynthesisSettings
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import Transitions, concatenate, parse_shard, read_transitions
@@ -21,12 +21,13 @@ from dawm.synthesis import (
     Parts,
     Requests,
     complete,
+    imagine,
     requested_returns,
     seal_synthetic,
     synthesize_blocks,
     synthesize_shard,
 )
-from dawm.world_model.model import Imagined
+from dawm.world_model.model import Imagined, WorldModel
 from dawm.world_model.training import load_world_model
 
 Models = tuple[Path, Path, Path]
@@ -177,6 +178,23 @@ def test_networks_see_blocks_of_one_size_whatever_is_left_over(
     for block in range(3):
         synthesize_blocks(parts, requests, synthesis_settings, transitions, range(block, block + 1))
     assert rows == 3 * [512, 512, 512, 256]  # 3 sampling steps with and without the condition, then the actions
+
+
+def test_sampling_is_as_the_settings_say(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+    monkeypatch.setattr(WorldModel, "sample", lambda self, *inputs, **options: seen.update(options))
+    monkeypatch.setattr(WorldModel, "sigmas", lambda self, *levels: levels)
+    chosen = {"sampler": "ddim", "guidance": 3.0, "temperature": 0.7}
+    settings = SynthesisSettings(**chosen, sampling_steps=4, sigma_min=0.01, sigma_max=20.0, rho=5.0)  # type: ignore[arg-type]
+    imagine(parts.world_model, settings, *[torch.zeros(1)] * 4)
+    assert seen == {**chosen, "sigmas": (4, 0.01, 20.0, 5.0)}
+
+
+def test_starts_are_in_another_order_in_every_round_and_for_every_seed() -> None:
+    rows = np.arange(50, 100)
+    zero, one = (Starts(SynthesisSettings(trajectories=100, seed=seed), rows).source_row for seed in (0, 1))
+    assert sorted(zero[:50]) == sorted(zero[50:]) == rows.tolist()
+    assert not np.array_equal(zero[:50], zero[50:]) and not np.array_equal(zero, one)
 
 
 def test_every_real_row_starts_a_trajectory_before_any_starts_two(
