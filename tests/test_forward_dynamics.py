@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from dawm.cli import main
 from dawm.config import ForwardDynamicsSettings
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import Transitions
-from dawm.dynamics import evaluated
+from dawm.dynamics import Pairs, evaluated
 from dawm.environments.tasks import TASKS
 from dawm.errors import InputError
 from dawm.forward_dynamics import (
@@ -24,6 +25,7 @@ from dawm.forward_dynamics import (
     observable_range,
     train_forward_dynamics,
 )
+from dawm.randomness import derived_seed, generator
 
 EPISODES, LENGTH = 40, 50
 TWO_ACTIONS = "Reacher-v5"  # an environment with as many actions, bounded by ±1
@@ -172,3 +174,32 @@ def test_command_trains_what_the_function_trains(folder: Path, tmp_path: Path) -
     assert main(["train-forward-dynamics", *options, "--settings", "{hidden: 8, gradient_steps: 3}"]) == 0
     for path in (tmp_path / "function").iterdir():
         assert (tmp_path / "command" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_first_loss_is_that_of_fresh_weights_on_the_rows_of_step_0(
+    dataset: Path, transitions: Transitions, held_out: np.ndarray, tmp_path: Path
+) -> None:
+    settings = ForwardDynamicsSettings(hidden=8, batch_size=16, gradient_steps=1)
+    train_forward_dynamics(dataset, settings, tmp_path, seed=5)
+    seen = transitions.take(~held_out)
+    batch = Pairs.of(seen.take(generator(5, "forward-dynamics", "step", 0).integers(len(seen), size=16)))
+    torch.manual_seed(derived_seed(5, "forward-dynamics", "weights"))
+    fresh, (trained, _) = ForwardDynamics(settings, 11, 3), load_forward_dynamics(tmp_path)
+    for name in ("states", "changes", "actions", "rewards"):
+        setattr(fresh, name, getattr(trained, name))
+    with torch.no_grad():
+        expected = (fresh.propose(batch.observation, batch.action)[0] - fresh.target(batch)).abs().mean()
+    (row,) = csv.DictReader((tmp_path / "metrics.csv").open())
+    assert float(row["loss"]) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_trained_model_knows_what_its_environment_observes(forward_dynamics: Path) -> None:
+    """Hopper's velocities are clipped at ±10, its positions are not."""
+    model, _ = load_forward_dynamics(forward_dynamics)
+    assert model.high.tolist() == [math.inf] * 5 + [10.0] * 6 and torch.equal(model.low, -model.high)
+
+
+def test_actions_are_seen_in_units_of_their_bounds() -> None:
+    model = ForwardDynamics(ForwardDynamicsSettings(hidden=8), 2, 1)
+    model.actions.low, model.actions.high = torch.tensor([2.0]), torch.tensor([6.0])
+    assert model.encode(torch.zeros(3, 2), torch.tensor([[2.0], [4.0], [6.0]]))[:, 2].tolist() == [-1, 0, 1]

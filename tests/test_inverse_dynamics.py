@@ -6,16 +6,20 @@ import csv
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import dawm.dynamics
 from dawm.config import InverseDynamicsSettings
 from dawm.data.transitions import Transitions
-from dawm.dynamics import Pairs
+from dawm.dynamics import Pairs, evaluated
 from dawm.environments.tasks import TASKS
 from dawm.inverse_dynamics import InverseDynamics, action_errors, infer, load_inverse_dynamics, train_inverse_dynamics
+from dawm.randomness import derived_seed, generator
+from dawm.training import cosine_rate
 
 EPISODES, LENGTH = 40, 50
 TWO_ACTIONS = "Reacher-v5"  # an environment with as many actions, bounded by ±1
@@ -245,3 +249,38 @@ def test_input_noise_makes_the_answer_depend_less_on_the_input(
         nudged = successor + 0.5 * model.changes.std
         moved.append((infer(model, s, nudged) - infer(model, s, successor)).abs().mean())
     assert moved[1] < 0.95 * moved[0]
+
+
+# --- a step -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["absolute", "squared"])
+def test_first_loss_is_that_of_fresh_weights_on_the_rows_of_step_0(
+    dataset: Path, transitions: Transitions, held_out: np.ndarray, loss: Any, tmp_path: Path
+) -> None:
+    settings = InverseDynamicsSettings(loss=loss, hidden=8, batch_size=16, gradient_steps=1)
+    train_inverse_dynamics(dataset, settings, tmp_path, seed=5)
+    seen = transitions.take(~held_out)
+    batch = seen.take(generator(5, "inverse-dynamics", "step", 0).integers(len(seen), size=16))
+    torch.manual_seed(derived_seed(5, "inverse-dynamics", "weights"))
+    fresh, (trained, _) = InverseDynamics(settings, 11, 3), load_inverse_dynamics(tmp_path)
+    fresh.states, fresh.changes, fresh.actions = trained.states, trained.changes, trained.actions
+    found = infer(fresh, *map(torch.from_numpy, (batch.observation, batch.next_observation))).numpy()
+    error = np.abs(found - batch.action) if loss == "absolute" else (found - batch.action) ** 2
+    (row,) = csv.DictReader((tmp_path / "metrics.csv").open())
+    assert float(row["loss"]) == pytest.approx(error.mean(), rel=1e-4)
+
+
+def test_models_of_pairs_learn_at_a_cosine_rate(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates, whole = [], dawm.dynamics.set_rate
+    monkeypatch.setattr(dawm.dynamics, "set_rate", lambda optimizer, rate: rates.append(rate) or whole(optimizer, rate))
+    settings = InverseDynamicsSettings(hidden=8, batch_size=8, gradient_steps=4, learning_rate=3e-3)
+    train_inverse_dynamics(dataset, settings, tmp_path, seed=0)
+    np.testing.assert_allclose(rates, [cosine_rate(step, 4, 3e-3) for step in range(4)])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_that_is_judged_stays_in_its_mode(training: bool) -> None:
+    model = InverseDynamics(InverseDynamicsSettings(hidden=8), 3, 2).train(training)
+    evaluated(model, torch.zeros(1, 3), torch.zeros(1, 3))
+    assert model.training is training

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from dawm.cli import main
-from dawm.cloned_policy import ClonedPolicy, load_cloned_policy, train_cloned_policy
+from dawm.cloned_policy import ClonedPolicy, cloning_errors, load_cloned_policy, train_cloned_policy
 from dawm.config import ClonedPolicySettings, ForwardDynamicsSettings
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import Transitions
+from dawm.dynamics import Pairs
 from dawm.errors import InputError
 from dawm.forward_dynamics import ForwardDynamics, load_forward_dynamics, train_forward_dynamics
 from dawm.gaussians import LOG_STD, bounded_log_std, censored_negative_log_likelihood, negative_log_likelihood
@@ -233,3 +234,14 @@ def test_command_clones_what_the_function_clones(folder: Path, tmp_path: Path) -
     assert main(["train-cloned-policy", *options, "--settings", "{hidden: 8, gradient_steps: 3}"]) == 0
     for path in (tmp_path / "function").iterdir():
         assert (tmp_path / "command" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_errors_of_a_cloned_policy_are_means_over_pairs(transitions: Transitions) -> None:
+    torch.manual_seed(0)
+    model, pairs = ClonedPolicy(ClonedPolicySettings(hidden=8), 11, 3), Pairs.of(transitions.take(slice(0, 50)))
+    found = cloning_errors(model, pairs)
+    with torch.inference_mode():
+        error = (model(pairs.observation) - pairs.action).abs().mean()
+        likelihood = model.negative_log_likelihood(pairs.observation, pairs.action).mean()
+    assert found["mean_absolute_error"] == pytest.approx(float(error), rel=1e-5)
+    assert found["negative_log_likelihood"] == pytest.approx(float(likelihood), rel=1e-5)

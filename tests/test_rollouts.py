@@ -264,3 +264,38 @@ def test_a_policy_of_another_data_set_is_refused(models: Models, scrambled: Path
     train_cloned_policy(scrambled, ClonedPolicySettings(hidden=8, gradient_steps=2), tmp_path / "other", seed=0)
     with pytest.raises(InputError, match="other: was trained on another data set"):
         RolloutParts.load(*models[:2], tmp_path / "other")
+
+
+# --- chance -------------------------------------------------------------------------------------------------------
+
+
+def test_member_successor_and_action_have_their_own_part_of_the_noise(
+    parts: RolloutParts, transitions: Transitions
+) -> None:
+    state, action = (torch.from_numpy(column[:BLOCK]) for column in (transitions.observation, transitions.action))
+    noise = torch.randn(3, BLOCK, 16, generator=torch.Generator().manual_seed(0))
+    nothing = torch.zeros(BLOCK, dtype=torch.bool)
+    steps = roll_out(parts.forward_dynamics, parts.cloned_policy, state, action, noise, nothing)
+    with torch.inference_mode():
+        for step, drawn in enumerate(noise):
+            torch.testing.assert_close(steps.action[:, step], action)
+            member = (torch.special.ndtr(drawn[:, -1]) * 3).long()
+            state, reward = parts.forward_dynamics.sample(state, action, member, drawn[:, :12])
+            torch.testing.assert_close(steps.next_observation[:, step], state)
+            torch.testing.assert_close(steps.reward[:, step], reward)
+            action = parts.cloned_policy.sample(state, drawn[:, 12:15])
+
+
+def test_another_seed_and_another_draw_make_other_steps(parts: RolloutParts, transitions: Transitions) -> None:
+    starts, corrector = Starts(SETTINGS, np.arange(len(transitions))), parts.corrector(SETTINGS, transitions)
+
+    def firsts(seed: int, draw: int) -> np.ndarray:
+        starts.draw[:] = draw
+        settings = dataclasses.replace(SETTINGS, seed=seed)
+        rows, _ = roll_out_blocks(parts, starts, settings, transitions, range(1), corrector)
+        return rows.take(rows.horizon_step == 1).next_observation
+
+    first = firsts(0, 0)
+    assert np.array_equal(firsts(0, 0), first)
+    for other in (firsts(1, 0), firsts(0, 1)):
+        assert (other != first).any(1).mean() > 0.9

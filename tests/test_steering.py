@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
-from dawm.analysis.steering import Ground, steer, true_rewards
+from dawm.analysis.statistics import hierarchical_interval
+from dawm.analysis.steering import Ground, imagined_from, open_loop, steer, true_rewards
 from dawm.config import (
     CorrectionSettings,
     EnvironmentSettings,
@@ -231,6 +232,43 @@ def test_stage_reports_both_loops_from_held_out_starts(
     values = table[~cost].set_index(["request", "quantity"])
     assert (values["low"] <= values["value"]).all() and (values["value"] <= values["high"]).all()
     assert open_sealed(tmp_path / "one", "steering").metadata["plans"] is True
+
+
+def test_windows_are_summed_from_held_out_starts_for_what_is_asked(
+    dataset: Path, world_model: Path, inverse_dynamics: Path, transitions: Transitions, held_out: np.ndarray
+) -> None:
+    parts, settings = Parts.load(dataset, world_model, inverse_dynamics), SteeringSettings(requests=(1.0,), rows=40)
+    ground = Ground.of(parts)
+    grown, other = (imagined_from(parts, ground, settings, SAMPLING, request) for request in (0.5, -3.0))
+    starts, place = np.unique(grown.source_row, return_inverse=True)
+    assert held_out[starts].all() and np.array_equal(starts, np.unique(other.source_row))
+    assert len(other) != len(grown) or not np.array_equal(other.reward, grown.reward)
+
+    behaviour = np.full(len(starts), np.nan)
+    for i, start in enumerate(starts):  # a model's windows of four rows are three steps
+        rows = np.flatnonzero(transitions.episode == transitions.episode[start])
+        rows = rows[(rows >= start) & (rows < start + 3)]
+        if len(rows) == 3 or transitions.terminal[rows[-1]]:
+            behaviour[i] = transitions.reward[rows].sum()
+    true = true_rewards(ground.oracle, transitions.observation[starts], grown, place)
+    imagined = np.array([grown.reward[place == i].sum() for i in range(len(starts))])
+    known = ~np.isnan(true) & ~np.isnan(behaviour)
+    origin = transitions.episode[starts][known]
+    found = {name: numbers for name, *numbers in open_loop(parts, ground, settings, SAMPLING, 0.5, 0)}
+    for name, rewards in {"imagined_reward": imagined, "true_reward": true, "behaviour_reward": behaviour}.items():
+        value, low, high, count = found[name]
+        assert (value, count) == (pytest.approx(rewards[known].mean(), rel=1e-5), known.sum())
+        np.testing.assert_allclose([low, high], hierarchical_interval(rewards[known], origin, np.mean), rtol=1e-5)
+
+
+def test_nothing_is_summed_where_the_simulators_state_is_not_known(transitions: Transitions) -> None:
+    starts = transitions.observation[:2].copy()
+    starts[1, 7] = 10.0  # a clipped velocity
+    grown = dataclasses.replace(
+        transitions.take(slice(0, 2)), source_row=np.arange(2), horizon_step=np.ones(2, np.int16)
+    )
+    found = true_rewards(Oracle(TASKS["hopper"]), starts, grown, np.arange(2))
+    assert np.isnan(found).tolist() == [False, True]
 
 
 def test_a_filter_takes_nothing_from_the_windows_that_are_judged(
