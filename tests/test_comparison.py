@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dawm.analysis.comparison import compare
+from dawm.analysis.comparison import STATISTICS, compare, panels
 from dawm.analysis.comparison_figures import intervals
 from dawm.analysis.comparison_markdown import verdicts
 from dawm.cli import main
@@ -87,6 +87,40 @@ def test_aggregates_are_those_of_all_runs(tmp_path: Path) -> None:
         apart = found.loc[("dawm", name), "value"] - found.loc[("real", name), "value"]
         assert pair[f"{name}_difference"] == pytest.approx(apart, abs=0.002)  # six digits are kept
         assert pair[f"{name}_low"] < pair[f"{name}_difference"] < pair[f"{name}_high"]
+
+
+def test_median_and_differences_are_over_means_by_data_set(tmp_path: Path) -> None:
+    """Of three data sets, so that the median is no mean."""
+    two = table({"real": nothing, "dawm": noisy})
+    third = two[two["whole"] == TASKS[0]].assign(whole="halfcheetah", dataset="halfcheetah")
+    third["normalized_score_mean10"] *= 3
+    scores = pd.concat([two, third])
+    found = written(tmp_path, scores)
+    row = found["aggregates"].set_index(["augmentation", "statistic"]).loc[("dawm", "median")]
+    means = scores[scores["augmentation"] == "dawm"].groupby("whole")["normalized_score_mean10"].mean()
+    assert row["value"] == pytest.approx(means.median(), rel=1e-5) != pytest.approx(means.mean(), rel=1e-3)
+    arms = scores.pivot(index=["whole", "seed"], columns="augmentation", values="normalized_score_mean10")
+    apart = (arms["dawm"] - arms["real"]).groupby("whole").mean()
+    for line in found["differences"].itertuples():
+        assert line.difference == pytest.approx(apart[line.dataset], rel=1e-4)
+    pair = found["pairs"].set_index(["augmentation", "other"]).loc["dawm", "real"]
+    ends = pair["smallest_difference"], pair["largest_difference"]
+    assert ends == (pytest.approx(apart.min(), rel=1e-4), pytest.approx(apart.max(), rel=1e-4))
+
+
+def test_seeds_are_drawn_for_every_data_set_alone_and_each_statistic_has_its_own_interval(tmp_path: Path) -> None:
+    scores = table({"real": nothing, "dawm": noisy}).assign(world_model_seed=np.nan)
+    (panel,) = panels(scores)
+    for draws in (panel.replicates, panel.others):
+        one, other = draws[:, 0].ravel(), draws[:, 1].ravel()
+        assert abs(np.corrcoef(one, other)[0, 1]) < 0.05
+    row = written(tmp_path, scores)["pairs"].set_index(["augmentation", "other"]).loc["dawm", "real"]
+    for name in ("iqm", "mean"):
+        apart = STATISTICS[name](panel.replicated("dawm")) - STATISTICS[name](panel.replicated("real"))
+        np.testing.assert_allclose(
+            [row[f"{name}_low"], row[f"{name}_high"]], np.percentile(apart, [2.5, 97.5]), rtol=1e-4
+        )
+    assert row["iqm_low"] != row["mean_low"]
 
 
 def test_replicates_are_paired_by_seed(tmp_path: Path) -> None:

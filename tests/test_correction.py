@@ -354,14 +354,18 @@ def models_of(parts: Parts) -> tuple[ForwardDynamics | None, InverseDynamics]:
     return parts.forward_dynamics, parts.inverse_dynamics
 
 
-def test_range_is_that_of_the_train_split(models: Models, transitions: Transitions, held_out: np.ndarray) -> None:
+@pytest.mark.parametrize("margin", [0.0, 0.25])
+def test_range_is_that_of_the_train_split_and_wider_by_its_margin(
+    models: Models, transitions: Transitions, held_out: np.ndarray, margin: float
+) -> None:
     altered = dataclasses.replace(transitions, observation=transitions.observation + 1e3 * held_out[:, None])
-    settings = CorrectionSettings(mode="filter", range_margin=0.0)
+    settings = CorrectionSettings(mode="filter", range_margin=margin)
     inverse, _ = load_inverse_dynamics(models[2])
     made = Corrector.prepare(settings, open_sealed(models[0], "dataset"), altered, None, inverse)
     seen = transitions.take(~held_out)
     assert made.high is not None
-    np.testing.assert_allclose(made.high, np.maximum(seen.observation.max(0), seen.next_observation.max(0)))
+    states = np.concatenate([seen.observation, seen.next_observation])
+    np.testing.assert_allclose(made.high, states.max(0) + margin * np.ptp(states, axis=0), rtol=1e-5)
 
 
 def test_corrected_rows_are_the_forward_models_and_start_where_they_were_imagined(
@@ -511,3 +515,41 @@ def test_thresholds_that_drop_everything_are_refused(
     with pytest.raises(InputError, match="dropped every transition"):
         written(models, dataclasses.replace(synthesis_settings, correction=chosen), tmp_path)
     assert not (tmp_path / "provenance.json").exists()
+
+
+# --- what thresholds and ranges are taken of ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_thresholds_are_quantiles_over_usable_held_out_rows(
+    models: Models,
+    transitions: Transitions,
+    held_out: np.ndarray,
+    seal_dataset: Callable[..., Path],
+    known: bool,
+) -> None:
+    parts = Parts.load(*models)
+    forward, inverse = parts.forward_dynamics, parts.inverse_dynamics
+    assert forward is not None and inverse is not None
+    thresholds = {"residual": ThresholdSettings(quantile=0.9), "action_disagreement": ThresholdSettings(quantile=0.5)}
+    numbers = parts.data.metadata["held_out_episodes"]
+    data = open_sealed(seal_dataset(transitions, numbers, terminal_successors_known=known), "dataset")
+    settings = CorrectionSettings(mode="filter", **thresholds)  # type: ignore[arg-type]
+    found = Corrector.prepare(settings, data, transitions, forward, inverse).thresholds
+    real = transitions.take(held_out & (known | ~transitions.terminal))
+    state, action, successor = map(torch.from_numpy, (real.observation, real.action, real.next_observation))
+    with torch.inference_mode():
+        scores = {
+            "residual": forward.residual(state, action, successor),
+            "action_disagreement": inverse.disagreement(state, successor).mean(-1),
+        }
+    for name, values in scores.items():
+        assert found[name] == pytest.approx(np.quantile(values, thresholds[name].quantile), rel=1e-4, abs=1e-7)
+
+
+def test_the_range_judges_what_is_written() -> None:
+    """A successor far out that is corrected stays."""
+    off = dataclasses.replace(true_steps(), next_observation=true_steps().next_observation + 100)
+    bounds = {"low": torch.full((11,), -50.0), "high": torch.full((11,), 50.0)}
+    assert corrector(CorrectionSettings(mode="both", range_margin=0.0), **bounds).apply(off)[1].all()
+    assert not corrector(CorrectionSettings(mode="filter", range_margin=0.0), **bounds).apply(off)[1].any()

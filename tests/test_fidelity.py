@@ -16,6 +16,7 @@ from dawm.analysis.distances import Reference, compare, nearest_distance, quanti
 from dawm.analysis.fidelity import assess, by_step, summarize, summarize_terminals, two_samples
 from dawm.analysis.fidelity_page import write_fidelity
 from dawm.analysis.replaying import Errors, errors_at_best_actions, one_step_change, replay, still_copy
+from dawm.analysis.statistics import hierarchical_interval
 from dawm.analysis.steering_page import write_steering
 from dawm.config import AssessmentSettings, Experiment, InverseDynamicsSettings, load_yaml, read
 from dawm.data.sealed import open_sealed, seal
@@ -393,3 +394,66 @@ def test_pages_of_recipes_need_one(page: Callable[[Path, Experiment], None], tmp
     values |= {"generators": {}, "augmentations": {"real": {"real_fraction": 1.0}}}
     with pytest.raises(InputError, match=r"generators: expected a recipe .*, found none"):
         page(tmp_path, read(Experiment, values, "here"))
+
+
+# --- intervals and rows -------------------------------------------------------------------------------------------
+
+
+def test_terminals_are_judged_on_all_rows_and_states_on_those_of_the_settings(
+    judge: Judge, transitions: Transitions
+) -> None:
+    table = judge(dreamed(transitions), AssessmentSettings(rows=10, best_action_rows=0))
+    few, many = (value(table, name, column="rows") for name in ("state_error", "terminal_agreement"))
+    assert few <= 10 and many > 60
+
+
+def width(table: pd.DataFrame, quantity: str) -> float:
+    return value(table, quantity, column="high") - value(table, quantity, column="low")
+
+
+def test_errors_are_drawn_again_by_the_episodes_that_rows_grew_from(
+    judge: Judge, transitions: Transitions, held_out: np.ndarray, inverse_dynamics: Path
+) -> None:
+    """Rows of an episode err alike here, so that intervals of rows would be far too short."""
+    noise = np.random.default_rng(0).normal(0, 0.1, transitions.observation.shape)
+    noise *= 1 + transitions.episode[:, None] % 7
+    rows = dreamed(transitions, next_observation=(transitions.next_observation + noise).astype(np.float32))
+    table = judge(rows, AssessmentSettings(rows=5000, best_action_rows=0))
+    real = dataclasses.replace(rows.take(held_out), episode=transitions.episode[held_out])
+    errors = replay(Oracle(TASKS["hopper"]), real, one_step_change(transitions))
+    low, high = hierarchical_interval(errors.state_error, errors.origin, np.median)
+    assert width(table, "state_error") == pytest.approx(high - low, rel=0.2)
+    low, high = hierarchical_interval(errors.state_error, np.arange(len(errors.origin)), np.median)
+    assert width(table, "state_error") > 1.5 * (high - low)
+
+    held = transitions.take(held_out)
+    pairs = map(torch.from_numpy, (held.observation, held.next_observation))
+    wrong = np.abs(infer(load_inverse_dynamics(inverse_dynamics)[0], *pairs).numpy() - held.action)
+    low, high = hierarchical_interval(wrong[:, 0], held.episode, np.mean)
+    assert width(table, "action_error_0") == pytest.approx(high - low, rel=0.2)
+
+
+def test_what_was_trained_on_is_all_that_novelty_is_measured_from(judge: Judge, transitions: Transitions) -> None:
+    table = judge(dreamed(transitions), AssessmentSettings(rows=5000, best_action_rows=0))
+    assert value(table, "novelty", "real_held_out") > 0.05 and value(table, "novelty") > 0.05
+
+
+def test_novelty_is_the_median_distance_to_the_nearest_row_in_units_of_its_deviation(transitions: Transitions) -> None:
+    known, new = transitions.take(slice(0, 1000)), transitions.take(slice(1000, 1500))
+
+    def columns(rows: Transitions) -> np.ndarray:
+        change = rows.next_observation - rows.observation
+        return np.concatenate([rows.observation, rows.action, rows.reward[:, None], change], axis=1).astype(float)
+
+    mean, std = columns(known).mean(0), columns(known).std(0)
+    one, other = ((columns(rows) - mean) / std for rows in (known, new))
+    nearest = np.sqrt(((other[:, None] - one[None]) ** 2).mean(-1).min(1))
+    (found,) = (row for row in compare(new, Reference.of(known, known)) if row[0] == "novelty")
+    assert found[1] == pytest.approx(np.median(nearest), rel=1e-6)
+    np.testing.assert_allclose(found[2:4], hierarchical_interval(nearest, new.episode, np.median), rtol=1e-6)
+
+
+def test_a_reward_that_is_too_low_is_as_wrong_as_one_that_is_too_high(transitions: Transitions) -> None:
+    rows = transitions.take(slice(0, 40))
+    low = dataclasses.replace(rows, reward=rows.reward - np.float32(0.25))
+    np.testing.assert_allclose(replay(Oracle(TASKS["hopper"]), low, np.ones(11)).reward_error, 0.25, atol=1e-4)

@@ -30,10 +30,20 @@ from dawm.analysis.figures import curves_by_arm, draw_all, learning_curves, valu
 from dawm.analysis.film import film_policy
 from dawm.analysis.recipe_words import request_words
 from dawm.analysis.report import arm_rows, cost_rows, number, points, write_report
+from dawm.analysis.statistics import hierarchical_interval, interquartile_mean
 from dawm.analysis.style import ALGORITHMS, STYLE, save
-from dawm.analysis.tables import check_scales, inverse_pairs, write_tables
+from dawm.analysis.tables import check_scales, inverse_pairs, read_csv, score_row, summary_rows, write_tables
 from dawm.analysis.timings import write_timings
-from dawm.config import EnvironmentSettings, Experiment, ExportSettings, RequestSettings, load_experiment, read
+from dawm.config import (
+    BCSettings,
+    EnvironmentSettings,
+    Experiment,
+    ExportSettings,
+    Matrix,
+    RequestSettings,
+    load_experiment,
+    read,
+)
 from dawm.data.export import export
 from dawm.data.sealed import digest_of, open_sealed
 from dawm.errors import InputError
@@ -821,3 +831,33 @@ def test_scores_of_other_scales_share_no_table(tmp_path: Path, environment: Envi
     check_scales({name: made[name] for name in ("d4rl", "walker")})
     with pytest.raises(InputError, match="expected the environment and reference scores of d4rl, Hopper-v4"):
         check_scales(made)
+
+
+# --- rows of the tables -------------------------------------------------------------------------------------------
+
+
+def test_summaries_draw_world_models_before_seeds() -> None:
+    values = np.array([0.0, 1.0, 2.0, 30.0, 31.0, 32.0])
+
+    def runs_of(arm: str, models: list[int | None]) -> pd.DataFrame:
+        names = {"experiment": "e", "dataset": "d", "algorithm": "a", "augmentation": arm, "seed": range(6)}
+        scores = {f"normalized_score_{kind}": values for kind in ("last", "mean10", "best")}
+        return pd.DataFrame({**names, "world_model_seed": pd.array(models, dtype="Int64"), **scores})
+
+    scores = pd.concat([runs_of("real", 6 * [None]), runs_of("dawm", [0, 0, 0, 1, 1, 1])])
+    rows = {row["augmentation"]: row for row in summary_rows(scores)}
+    for arm, groups in (("real", np.arange(6)), ("dawm", np.array([0, 0, 0, 1, 1, 1]))):
+        ends = hierarchical_interval(values, groups, interquartile_mean)
+        assert (rows[arm]["iqm_low"], rows[arm]["iqm_high"]) == pytest.approx(ends)
+    assert rows["real"]["iqm_low"] != rows["dawm"]["iqm_low"]
+
+
+def test_a_part_is_told_by_its_whole_and_its_fraction(dataset: Path, tmp_path: Path) -> None:
+    export(ExportSettings(source="part/hopper", fraction=0.5), tmp_path / "part", dataset)
+    train_policy("bc", tmp_path / "part", None, BCSettings(**LEARNER), 1.0, tmp_path / "policy", 0)
+    sealed, data = open_sealed(tmp_path / "policy", "policy"), open_sealed(tmp_path / "part", "dataset")
+    matrix = Matrix(
+        experiment="e", datasets=("half",), algorithms=("bc",), augmentations={}, seeds=(0,), world_model_seeds=(0,)
+    )
+    row = score_row(matrix, Run("half", "bc", "real", 0), sealed, read_csv(sealed, "evaluations.csv"), data)
+    assert (row["whole"], row["data_fraction"]) == ("hopper", 0.5)
