@@ -92,6 +92,20 @@ def test_the_residual_counts_by_its_weight(fitted: tuple[WorldModel, Windows], p
     assert losses[2] - losses[0] == pytest.approx(5 * (losses[1] - losses[0]), rel=1e-3) and losses[1] > losses[0]
 
 
+def test_states_learn_to_be_where_the_forward_model_leads_and_not_to_lead_it_elsewhere(
+    fitted: tuple[WorldModel, Windows], physics: Physics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand for a forward model that stays where it is: no gradient through what it is given."""
+    model, batch = fitted[0], batch_of(fitted[1])
+    monkeypatch.setattr(type(physics.forward), "forward", lambda self, state, action: (1.0 * state, state[..., 0]))
+    clean, twin = (batch.rows.clone().requires_grad_() for _ in range(2))
+    physics.residual(model, clean, torch.full((64,), 0.5), batch, batch.action).backward()
+    states = model.decode_states(twin[..., :11], model.states.decode(batch.rows[:, 0, :11]))
+    mask, moved = batch.mask[:, 1:, :11], (states[:, 1:] - states[:, :-1].detach()).abs()
+    ((mask * moved / physics.forward.changes.std).sum() / mask.sum()).backward()
+    torch.testing.assert_close(clean.grad, twin.grad)
+
+
 def test_only_low_noise_counts(fitted: tuple[WorldModel, Windows], physics: Physics) -> None:
     model, windows = fitted
     batch = batch_of(windows)

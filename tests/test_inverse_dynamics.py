@@ -271,12 +271,17 @@ def test_first_loss_is_that_of_fresh_weights_on_the_rows_of_step_0(
     assert float(row["loss"]) == pytest.approx(error.mean(), rel=1e-4)
 
 
-def test_models_of_pairs_learn_at_a_cosine_rate(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_of_pairs_learn_at_a_cosine_rate_from_other_rows_at_every_step(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, take = [], Pairs.take
+    monkeypatch.setattr(Pairs, "take", lambda pairs, chosen: rows.append(tuple(chosen)) or take(pairs, chosen))
     rates, whole = [], dawm.dynamics.set_rate
     monkeypatch.setattr(dawm.dynamics, "set_rate", lambda optimizer, rate: rates.append(rate) or whole(optimizer, rate))
     settings = InverseDynamicsSettings(hidden=8, batch_size=8, gradient_steps=4, learning_rate=3e-3)
     train_inverse_dynamics(dataset, settings, tmp_path, seed=0)
     np.testing.assert_allclose(rates, [cosine_rate(step, 4, 3e-3) for step in range(4)])
+    assert len(set(rows)) == 5  # with those that it is judged by
 
 
 @pytest.mark.parametrize("training", [True, False])
