@@ -30,7 +30,7 @@ from measuring import PUBLISHED, ROOT, clock, matrix_peak, write_results
 from torch.utils.flop_counter import FlopCounterMode
 
 from dawm.compute import CPU, Compute
-from dawm.config import ComputeSettings, IQLSettings, LearnerSettings, TD3BCSettings
+from dawm.config import IQLSettings, LearnerSettings, TD3BCSettings
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.table import Table
 from dawm.offline_rl.batches import Mixture, Units
@@ -86,7 +86,7 @@ class Steps:
         shape = (case.batch_size if self.learner.noisy else 0, dims[1])
         self.noise = normal_draws(seeds, "target-noise", shape, device)
         self.gradient_step: GradientStep = self.plain_step
-        if case.compute.settings.compile == "graphs" and device == "cuda":
+        if case.compute.compile == "graphs" and device == "cuda":
             period = self.learner.period(self.settings)
             self.gradient_step = GraphedSteps(self.plain_step, self.learner.state(), period)
         self.count = 0
@@ -197,7 +197,7 @@ def measure_steps(cases: list[Case], python: str | None, count: int) -> Iterator
 
 def facts(case: Case) -> dict[str, Any]:
     values = {name: getattr(case, name) for name in ("learner", "hidden", "batch_size", "rows", "seeds")}
-    how = case.compute.settings
+    how = case.compute
     return {"dimensions": case.task, "threads": 1, **values, "precision": how.precision, "compile": how.compile}
 
 
@@ -401,7 +401,7 @@ def on_a_gpu() -> Iterator[dict[str, Any]]:
     """Rates for 1 to 50 seeds in float32 and TF32, launched one by one and as graphs."""
     for precision in ("float32", "tf32"):
         for compile in ("none", "graphs"):
-            compute = Compute("cuda", ComputeSettings(precision=precision, compile=compile))  # type: ignore[arg-type]
+            compute = Compute("cuda", precision, compile)  # type: ignore[arg-type]
             peak = matrix_peak(compute)
             yield {"what": "peak", "precision": precision, "compile": compile, "flops_per_second": peak}
             for learner in LEARNERS:

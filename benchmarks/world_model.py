@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dawm.compute import CPU, Compute
-from dawm.config import ComputeSettings, WorldModelSettings
+from dawm.config import WorldModelSettings
 from dawm.world_model.model import WorldModel
 from dawm.world_model.noise import trajectory_noise
 
@@ -90,8 +90,8 @@ def cases_on_a_gpu() -> Iterator[Case]:
         ):
             ways = [(precision, how) for precision in ("float32", "tf32", "bf16") for how in ("none", "graphs")]
         for precision, how in ways:
-            settings = ComputeSettings(precision=precision, compile=how)  # type: ignore[arg-type]
-            yield dataclasses.replace(case, compute=Compute("cuda", settings))
+            compute = Compute("cuda", precision, how)  # type: ignore[arg-type]
+            yield dataclasses.replace(case, compute=compute)
 
 
 # --- samplers -----------------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def measure_samplers(device: str, found: list[Case]) -> list[dict[str, Any]]:
         states = [sample() for _ in range(3)][-1]  # a warm-up too: graphs are recorded at the second call
         deviations.append(float((states - expected).abs().max()))
     seconds: list[list[float]] = [[] for _ in found]
-    kinds = {case.compute.settings.precision: Compute(device, case.compute.settings) for case in found}
+    kinds = {case.compute.precision: dataclasses.replace(case.compute, device=device) for case in found}
     peaks: dict[str, list[float]] = {precision: [] for precision in kinds}
     for _ in range(ROUNDS):
         for precision, compute in kinds.items():
@@ -153,11 +153,12 @@ def measure_samplers(device: str, found: list[Case]) -> list[dict[str, Any]]:
                 "what": "sampler",
                 **facts,
                 "preconditioning": case.settings.preconditioning,
-                **asdict(case.compute.settings),
+                "precision": case.compute.precision,
+                "compile": case.compute.compile,
                 "deviation": deviation,
                 "transitions_per_second": rate,
                 "flops_per_transition": cost,
-                "share_of_peak": rate * cost / peak[case.compute.settings.precision],
+                "share_of_peak": rate * cost / peak[case.compute.precision],
             }
         )
     return [*rows, *({"what": "peak", "precision": name, "flops_per_second": value} for name, value in peak.items())]

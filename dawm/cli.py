@@ -146,6 +146,9 @@ def _add_learners(command: Command) -> None:
     made.add_argument("--algorithm", required=True, choices=list(LEARNER_SETTINGS))
     made.add_argument("--synthetic", type=Path, nargs="+", help="folder of synthetic transitions, or one for each seed")
     made.add_argument("--real-fraction", type=float, default=1.0, help="share of real transitions per batch")
+    made.add_argument(
+        "--evaluation-processes", type=int, default=1, help="in which the seeds' policies are evaluated side by side"
+    )
     made = command("evaluate", stages.evaluate, "let a saved policy act in its environment", "seed")
     made.add_argument("policy", type=Path, help="folder of a trained policy")
     made.add_argument("--episodes", type=int, default=100)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dawm.config import ComputeSettings
+from dawm.config import Compile, Precision
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,20 @@ class Compute:
     """A device and what it was asked for; part of a training's digest, since it decides the bits of its result."""
 
     device: str = "cpu"
-    settings: ComputeSettings = ComputeSettings()
+    precision: Precision = "float32"
+    compile: Compile = "none"
 
     def arithmetic(self) -> AbstractContextManager[object]:
         """Within it, products are computed as was asked for; TF32 is the process's own switch and stays."""
-        tf32 = self.settings.precision == "tf32"
+        tf32 = self.precision == "tf32"
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.settings.precision == "bf16")
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
 
     def prepare(self, networks: Iterable[nn.Module | None]) -> None:
         """Compiles them in place, so that their weights keep their names; nothing happens before their first call."""
-        if self.settings.compile == "none":
+        if self.compile == "none":
             return
-        mode = "reduce-overhead" if self.settings.compile == "graphs" and self.device == "cuda" else "default"
+        mode = "reduce-overhead" if self.compile == "graphs" and self.device == "cuda" else "default"
         for network in networks:
             if network is not None:
                 compiled = torch.compile(network.forward, mode=mode, dynamic=False)
@@ -43,8 +44,8 @@ class Compute:
     @property
     def identity(self) -> str:
         """For a training's digest; plain float32 is the device's name alone."""
-        extra = [] if self.settings == ComputeSettings() else [self.settings.precision, self.settings.compile]
-        return "/".join([self.device, *extra])
+        plain = self == Compute(self.device)
+        return self.device if plain else "/".join([self.device, self.precision, self.compile])
 
 
 def kept(compiled: Callable[..., Any]) -> Callable[..., Any]:

@@ -51,9 +51,8 @@ def _device(parsed: argparse.Namespace) -> str:
 
 def _compute(parsed: argparse.Namespace) -> Any:
     from dawm.compute import Compute
-    from dawm.config import ComputeSettings
 
-    return Compute(_device(parsed), ComputeSettings(precision=parsed.precision, compile=parsed.compile))
+    return Compute(_device(parsed), parsed.precision, parsed.compile)
 
 
 def export(parsed: argparse.Namespace) -> None:
@@ -180,9 +179,12 @@ def train_policy(parsed: argparse.Namespace) -> None:
     for name, values in (("--seed", seeds), ("--output", outputs)):
         if len(set(values)) < len(values):
             raise InputError(f"{name}: expected each one once, found {' '.join(map(str, values))}")
+    if parsed.evaluation_processes < 1:
+        raise InputError(f"--evaluation-processes: expected at least 1, found {parsed.evaluation_processes}")
     synthetic *= len(seeds) if len(synthetic) == 1 else 1
     runs = [PolicyRun(*values) for values in zip(seeds, synthetic, outputs, strict=True)]
-    train_policies(parsed.algorithm, parsed.dataset, settings, parsed.real_fraction, runs, _compute(parsed))
+    how = _compute(parsed), parsed.evaluation_processes
+    train_policies(parsed.algorithm, parsed.dataset, settings, parsed.real_fraction, runs, *how)
 
 
 def evaluate(parsed: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from dawm.compute import Compute
-from dawm.config import ComputeSettings, Experiment, TD3BCSettings, load_experiment, read
+from dawm.config import Experiment, TD3BCSettings, load_experiment, read
 from dawm.data.sealed import Sealed, open_sealed, seal
 from dawm.data.transitions import Transitions
 from dawm.environments.tasks import TASKS
@@ -49,7 +49,7 @@ def test_samplers_are_counted_in_transitions_flops_and_share_of_peak(
 ) -> None:
     monkeypatch.setattr(world_model, "ROUNDS", 1)
     monkeypatch.setitem(world_model.BLOCK, "cpu", 32)
-    bf16 = Compute("cpu", ComputeSettings(precision="bf16"))
+    bf16 = Compute("cpu", precision="bf16")
     plain, guided = list(world_model.cases())[:2]
     rows = world_model.measure_samplers("cpu", [plain, guided, dataclasses.replace(guided, compute=bf16)])
     samplers, peaks = rows[:3], rows[3:]
@@ -71,7 +71,7 @@ def test_samplers_are_counted_in_transitions_flops_and_share_of_peak(
 def test_a_gpu_is_asked_for_every_case_and_for_each_arithmetic(world_model: ModuleType) -> None:
     found = list(world_model.cases_on_a_gpu())
     assert {case.compute.device for case in found} == {"cuda"}
-    ways = {(case.denoiser, case.compute.settings.precision, case.compute.settings.compile) for case in found}
+    ways = {(case.denoiser, case.compute.precision, case.compute.compile) for case in found}
     assert len(ways) == 12
     plain = [dataclasses.replace(case, compute=Compute()) for case in found if case.compute.identity == "cuda"]
     assert plain == list(world_model.cases())
@@ -90,7 +90,7 @@ def test_without_a_gpu_the_gpu_benchmarks_say_so(command: list[str]) -> None:
     assert run.returncode == 2 and "torch sees no GPU here" in run.stderr
 
 
-@pytest.mark.parametrize("name", ["dag", "reproduced"])
+@pytest.mark.parametrize("name", ["dag", "evaluation", "reproduced"])
 def test_help_starts_nothing(name: str) -> None:
     run = subprocess.run(
         [sys.executable, f"benchmarks/{name}.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60

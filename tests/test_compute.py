@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 import dawm.world_model.training
 from dawm.checkpoints import CHECKPOINT
 from dawm.compute import CPU, Compute
-from dawm.config import ComputeSettings, InverseDynamicsSettings, SynthesisSettings, WorldModelSettings
+from dawm.config import InverseDynamicsSettings, SynthesisSettings, WorldModelSettings
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import Transitions
 from dawm.inverse_dynamics import infer, load_inverse_dynamics, train_inverse_dynamics
@@ -21,12 +22,12 @@ from dawm.synthesis import Parts, Requests, synthesize_blocks, synthesize_shard
 from dawm.training import train
 from dawm.world_model.training import load_world_model, train_world_model
 
-BF16 = Compute("cpu", ComputeSettings(precision="bf16"))
-COMPILED = Compute("cpu", ComputeSettings(compile="default"))
+BF16 = Compute("cpu", precision="bf16")
+COMPILED = Compute("cpu", compile="default")
 compiles = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 GPU = [
-    Compute("cuda", ComputeSettings(precision=precision, compile=how))  # type: ignore[arg-type]
+    Compute("cuda", precision, how)  # type: ignore[arg-type]
     for precision in ("float32", "tf32", "bf16")
     for how in ("none", "graphs")
 ]
@@ -131,17 +132,15 @@ def test_killed_bf16_training_ends_with_the_same_bytes(
 
 
 def test_checkpoints_belong_to_their_arithmetic() -> None:
-    settings = [
-        ComputeSettings(precision=p, compile=c) for p in ("float32", "tf32", "bf16") for c in ("none", "graphs")
-    ]  # type: ignore[arg-type]
-    identities = {Compute(device, chosen).identity for device in ("cpu", "cuda") for chosen in settings}
+    ways = itertools.product(("cpu", "cuda"), ("float32", "tf32", "bf16"), ("none", "graphs"))
+    identities = {Compute(*way).identity for way in ways}  # type: ignore[arg-type]
     assert len(identities) == 12
     assert CPU.identity == "cpu"  # as before there was a choice
 
 
 def test_tf32_is_on_only_where_it_was_asked_for() -> None:
     for precision in ("tf32", "float32", "tf32", "bf16"):
-        with Compute("cpu", ComputeSettings(precision=precision)).arithmetic():  # type: ignore[arg-type]
+        with Compute("cpu", precision).arithmetic():  # type: ignore[arg-type]
             assert torch.backends.cuda.matmul.allow_tf32 == (precision == "tf32")
     with CPU.arithmetic():
         product = torch.ones(2, 2) @ torch.ones(2, 2)
@@ -187,7 +186,7 @@ def test_outputs_of_one_network_outlive_the_next_call(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch, "compile", recorded)
     network = torch.nn.Linear(2, 2)
     expected = [network(torch.full((2,), value)) for value in (1.0, 2.0)]
-    Compute("cuda", ComputeSettings(compile="graphs")).prepare([network, None])
+    Compute("cuda", compile="graphs").prepare([network, None])
     with torch.inference_mode():
         found = [network(torch.full((2,), value)) for value in (1.0, 2.0)]
     assert all(map(torch.equal, found, expected))
@@ -230,7 +229,7 @@ def test_a_gpu_samples_what_a_cpu_does(
     models: Models, transitions: Transitions, synthesis_settings: SynthesisSettings, compute: Compute
 ) -> None:
     found, expected = (imagined(models, transitions, synthesis_settings, c) for c in (compute, CPU))
-    assert_alike(found, expected, tolerance=0.1 if compute.settings.precision == "bf16" else 0.01)
+    assert_alike(found, expected, tolerance=0.1 if compute.precision == "bf16" else 0.01)
 
 
 @on_a_gpu

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -10,7 +16,7 @@ import pytest
 
 from dawm.config import EnvironmentSettings
 from dawm.data.transitions import Transitions
-from dawm.environments.evaluation import Evaluator
+from dawm.environments.evaluation import Evaluator, Evaluators
 from dawm.environments.oracle import Oracle
 from dawm.environments.tasks import TASKS, Task, task_of
 from dawm.errors import InputError
@@ -230,6 +236,77 @@ def test_repeated_evaluation_is_the_same_and_another_step_or_seed_is_not() -> No
     other_step, other_seed = evaluator.returns(policy, 0, 200).tolist(), evaluator.returns(policy, 1, 100).tolist()
     assert evaluator.returns(policy, 0, 100).tolist() == first
     assert first != other_step != other_seed != first
+
+
+def test_evaluations_in_processes_of_their_own_are_the_same() -> None:
+    seeds = [4, 0, 3]
+    alone = [Evaluator(TASKS["hopper"], 2).returns(policy, seed, 100).tolist() for seed in seeds]
+    for processes in (1, 2):
+        with Evaluators(TASKS["hopper"], 2, processes) as evaluators:
+            found = evaluators.returns([policy] * 3, seeds, 100)
+        assert [returns.tolist() for returns in found] == alone
+    assert len(set(map(tuple, alone))) == 3
+
+
+def unlucky(observations: np.ndarray) -> np.ndarray:
+    raise InputError(f"no action for {len(observations)} rows")
+
+
+def test_what_fails_in_another_process_fails_here_and_leaves_no_process() -> None:
+    with Evaluators(TASKS["hopper"], 2, 2) as evaluators:
+        with pytest.raises(InputError, match="no action for 2 rows"):
+            evaluators.returns([unlucky, policy], [0, 1], 100)
+        assert evaluators.pool is not None
+        processes = list(evaluators.pool._processes.values())
+    assert processes and not any(process.is_alive() for process in processes)
+
+
+def test_signals_to_all_of_a_job_leave_its_evaluations_alone() -> None:
+    with Evaluators(TASKS["hopper"], 1, 2) as evaluators:
+        before = evaluators.returns([policy] * 2, [0, 1], 100)
+        assert evaluators.pool is not None
+        for number in evaluators.pool._processes:
+            os.kill(number, signal.SIGTERM)
+            os.kill(number, signal.SIGINT)
+        after = evaluators.returns([policy] * 2, [0, 1], 100)
+    assert np.array_equal(before, after)
+
+
+BESIDE = """
+import sys, time
+from test_environments import TASKS, Evaluators, policy
+if __name__ == "__main__":
+    evaluators = Evaluators(TASKS["hopper"], 1, 2)
+    evaluators.returns([policy] * 2, [0, 1], 0)
+    print(*evaluators.pool._processes, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_processes_end_with_the_one_that_they_belong_to(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text(BESIDE)
+    where = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    process = subprocess.Popen(
+        [sys.executable, "beside.py"], cwd=tmp_path, env=where, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    others = [int(number) for number in process.stdout.readline().split()]
+    assert len(others) == 2 and all(map(lives, others))
+    process.kill()
+    process.wait()
+    for _ in range(600):
+        if not any(map(lives, others)):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{others} go on")
+
+
+def lives(number: int) -> bool:
+    """Not so of what has ended and waits to be buried."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_evaluation_ends_at_the_time_limit() -> None:

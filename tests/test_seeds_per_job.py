@@ -270,6 +270,7 @@ def test_command_trains_several_seeds(dataset: Path, synthetic: Path, tmp_path: 
     ("options", "said"),
     [
         (["--seed", "0", "1", "--output", "a"], "--output: expected a folder for each of 2 seeds, found 1"),
+        (["--output", "a", "--evaluation-processes", "0"], "--evaluation-processes: expected at least 1, found 0"),
         (["--seed", "1", "1", "--output", "a", "b"], "--seed: expected each one once, found 1 1"),
         (["--seed", "0", "1", "--output", "a", "a"], "--output: expected each one once, found a a"),
         (
@@ -297,9 +298,8 @@ def test_gpu_trains_as_the_cpu_does(
     dataset: Path, synthetic: Path, tmp_path: Path, algorithm: str, compile: Any
 ) -> None:
     from dawm.compute import Compute
-    from dawm.config import ComputeSettings
 
-    for name, compute in (("cpu", Compute()), ("gpu", Compute("cuda", ComputeSettings(compile=compile)))):
+    for name, compute in (("cpu", Compute()), ("gpu", Compute("cuda", compile=compile))):
         runs = [PolicyRun(seed, synthetic, tmp_path / name / str(seed)) for seed in (0, 1)]
         train_policies(algorithm, dataset, SETTINGS[algorithm], 0.5, runs, compute)
     for seed in ("0", "1"):

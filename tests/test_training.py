@@ -526,25 +526,32 @@ def test_numbers_of_a_seed_stay_what_they_are() -> None:
 # --- told to stop -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seeds", [("3",), ("3", "4")], ids=["alone", "side by side"])
-def test_training_that_is_told_to_stop_goes_on_where_it_was(dataset: Path, tmp_path: Path, seeds: tuple[str]) -> None:
-    """SIGTERM, as at a time limit or pre-emption: a checkpoint in time, and then the undisturbed run's bytes."""
-    settings = {"gradient_steps": 6000, "hidden": 8, "batch_size": 8, "evaluate_every": 3000, "evaluation_episodes": 1}
+@pytest.mark.parametrize(
+    ("seeds", "processes"), [(("3",), 1), (("3", "4"), 1), (("3", "4"), 2)], ids=["alone", "side by side", "evaluators"]
+)
+def test_training_that_is_told_to_stop_goes_on_where_it_was(
+    dataset: Path, tmp_path: Path, seeds: tuple[str], processes: int
+) -> None:
+    """SIGTERM to all processes of the job, as at a time limit or pre-emption: a checkpoint in time, and then the
+    undisturbed run's bytes, which evaluated in its own process."""
+    settings = {"gradient_steps": 6000, "hidden": 8, "batch_size": 8, "evaluate_every": 1000, "evaluation_episodes": 1}
 
-    def begin(folder: str) -> subprocess.Popen[str]:
+    def begin(folder: str, processes: int) -> subprocess.Popen[str]:
         outputs = [str(tmp_path / folder / seed) for seed in seeds]
         command = [sys.executable, "-m", "dawm", "train-policy", "--algorithm", "td3_bc", "--dataset", str(dataset)]
         command += ["--settings", json.dumps(settings), "--seed", *seeds, "--output", *outputs]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        command += ["--evaluation-processes", str(processes)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
 
-    undisturbed = begin("undisturbed")
+    undisturbed = begin("undisturbed", 1)
     assert undisturbed.communicate()[1] and undisturbed.returncode == 0
-    process = begin("stopped")
+    process = begin("stopped", processes)
     rows = tmp_path / "stopped" / seeds[0] / "metrics.csv"
     while not (rows.is_file() and len(rows.read_text().splitlines()) > 2):  # two thousand steps or so
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     said = process.communicate(timeout=20)[1].splitlines()[-1]
     assert process.returncode == 128 + signal.SIGTERM
     sentence = r"dawm train-policy: .* told to stop; the same command goes on from step (\d+) of 6000"
@@ -554,7 +561,7 @@ def test_training_that_is_told_to_stop_goes_on_where_it_was(dataset: Path, tmp_p
     assert not (first / "provenance.json").exists()
     with safe_open(first / CHECKPOINT, "pt") as file:
         assert file.metadata()["step"] == expected[1] and 1000 <= int(expected[1]) < 6000
-    again = begin("stopped")
+    again = begin("stopped", processes)
     shown = again.communicate()[1]
     assert again.returncode == 0
     assert int(re.findall(r": (\d+)/6000", shown)[0]) > int(expected[1])

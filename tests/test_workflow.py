@@ -399,21 +399,29 @@ def test_the_paper_matrix_is_whole() -> None:
     assert {arm["real_fraction"] for arm in values["augmentations"].values()} == {1.0, 0.5}
 
 
-def test_the_slurm_profile_plans_the_same_jobs(tmp_path: Path) -> None:
-    folder = clone(tmp_path)
-    run = snakemake(folder, "--dry-run", "--workflow-profile", "profiles/slurm")
+PROFILES = {"slurm": ["slurm_partition=gpu", "gpu=1"], "gpu": ["gpu=1"]}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_profiles_plan_the_same_jobs_and_give_a_gpu_to_those_that_use_one(tmp_path: Path, profile: str) -> None:
+    run = snakemake(clone(tmp_path), "--dry-run", "--workflow-profile", f"profiles/{profile}")
     assert run.returncode == 0, run.stderr
     assert re.search(r"^train_policy\s+8$", run.stdout + run.stderr, re.M)
+    jobs = re.findall(r"^\s*(?:local)?rule (\w+):$.*?^\s+resources: ([^\n]*)$", run.stdout, re.M | re.S)
+    given = {rule for rule, resources in jobs if all(one in resources for one in PROFILES[profile])}
+    assert given == {"train_world_model", "train_inverse_dynamics", "synthesize", "train_policy"}
+    assert not any("gpu=1" in resources for rule, resources in jobs if rule not in given)
 
 
-def test_seeds_that_share_a_job_get_the_gpu_that_the_profile_gives_to_each(tmp_path: Path) -> None:
+@pytest.mark.parametrize("profile", PROFILES)
+def test_seeds_that_share_a_job_get_the_gpu_that_the_profile_gives_to_each(tmp_path: Path, profile: str) -> None:
     folder = clone(tmp_path)
     (folder / "tiny.yaml").write_text((folder / "tiny.yaml").read_text() + "\ncompute: {seeds_per_job: 2}\n")
-    run = snakemake(folder, "--dry-run", "--workflow-profile", "profiles/slurm")
+    run = snakemake(folder, "--dry-run", "--workflow-profile", f"profiles/{profile}")
     assert run.returncode == 0, run.stderr
     blocks = re.findall(r"^rule train_policy_seeds_0_to_3:$(.*?)^\s+resources: ([^\n]*)$", run.stdout, re.M | re.S)
     assert len(blocks) == 4
-    assert all("slurm_partition=gpu" in resources and "gpu=1" in resources for _, resources in blocks)
+    assert all(one in resources for _, resources in blocks for one in PROFILES[profile])
 
 
 @pytest.mark.parametrize(
@@ -423,13 +431,13 @@ def test_seeds_that_share_a_job_get_the_gpu_that_the_profile_gives_to_each(tmp_p
             "{precision: bf16, compile: graphs}",
             "--precision bf16 --compile graphs",
             "--precision bf16 --compile none",
-            "--precision float32 --compile none",
+            "--precision float32 --compile none --evaluation-processes 1",
         ),
         (
-            "{precision: tf32, learner_graphs: true, device: cuda}",
+            "{precision: tf32, learner_graphs: true, device: cuda, seeds_per_job: 2, evaluation_processes: 3}",
             "--precision tf32 --compile none --device cuda",
             "--precision tf32 --compile none --device cuda",
-            "--precision tf32 --compile graphs --device cuda",
+            "--precision tf32 --compile graphs --device cuda --evaluation-processes 2",
         ),
     ],
 )

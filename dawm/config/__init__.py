@@ -3,7 +3,7 @@
 The schema is the only judge of a config: workflow, command line, an editor and the tests all read the same one.
 """
 
-from dawm.config.compute import ComputeSettings
+from dawm.config.compute import Compile, ComputeSettings, Precision
 from dawm.config.data import (
     D4RL,
     HDF5,
@@ -70,6 +70,7 @@ __all__ = [
     "BestBCSettings",
     "BoundSettings",
     "ClonedPolicySettings",
+    "Compile",
     "ComputeSettings",
     "CorrectionSettings",
     "EnvironmentSettings",
@@ -83,6 +84,7 @@ __all__ = [
     "InverseDynamicsSettings",
     "LearnerSettings",
     "Matrix",
+    "Precision",
     "RequestSettings",
     "SteeringSettings",
     "SynthesisSettings",

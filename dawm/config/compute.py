@@ -7,15 +7,18 @@ from typing import Literal
 
 from dawm.config.fields import setting
 
+Precision = Literal["float32", "tf32", "bf16"]
+Compile = Literal["none", "default", "graphs"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeSettings:
     """How models are trained and sampled from, where a GPU could do better than plain float32."""
 
-    precision: Literal["float32", "tf32", "bf16"] = setting(
+    precision: Precision = setting(
         "of matrix products: `tf32` on a GPU with tensor cores, `bf16` mixed precision on either device", "float32"
     )
-    compile: Literal["none", "default", "graphs"] = setting(
+    compile: Compile = setting(
         "`torch.compile` of the models' networks in training, which needs a C compiler; `graphs`: with CUDA graphs, "
         "which spare a GPU's launches",
         "none",
@@ -28,4 +31,10 @@ class ComputeSettings:
     )
     seeds_per_job: int = setting(
         "RL seeds that one process trains side by side; on a GPU as many as there are, on a CPU 1", 1, minimum=1
+    )
+    evaluation_processes: int = setting(
+        "processes, and cores, in which a job's policies are evaluated side by side, at most one for each of its "
+        "seeds; for a GPU's job, which would wait for a single core",
+        1,
+        minimum=1,
     )

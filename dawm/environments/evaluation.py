@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cached_property
 
 import gymnasium
 import numpy as np
+import torch
 
 from dawm.environments.tasks import Task
 from dawm.randomness import derived_seed
@@ -44,3 +52,64 @@ class Evaluator:
                 if terminal or timeout:
                     running.remove(number)
         return totals
+
+
+class Evaluators:
+    """Evaluations of several policies, each whole in one process: in this one, or in some of their own side by side.
+
+    Where they run changes no number. Processes start at the first evaluation and end with the `with` block, or with the
+    process that they belong to.
+    """
+
+    def __init__(self, task: Task, episodes: int, processes: int = 1) -> None:
+        self.task, self.episodes = task, episodes
+        self.pool = None
+        if processes > 1:
+            self.pool = ProcessPoolExecutor(
+                processes,
+                multiprocessing.get_context("spawn"),  # a process that holds a GPU cannot fork
+                _begin,
+                (task, episodes, torch.get_num_threads()),
+            )
+
+    @cached_property
+    def here(self) -> Evaluator:
+        return Evaluator(self.task, self.episodes)
+
+    def __enter__(self) -> Evaluators:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+
+    def returns(self, policies: Sequence[Policy], seeds: Sequence[int], step: int) -> list[np.ndarray]:
+        """Of each policy, with its seed: see `Evaluator.returns`. Other processes take what can be pickled."""
+        if self.pool is None:
+            return [self.here.returns(policy, seed, step) for policy, seed in zip(policies, seeds, strict=True)]
+        sent = [pickle.dumps(policy) for policy in policies]  # torch would send each tensor through shared memory
+        return list(self.pool.map(_returns, sent, seeds, [step] * len(sent)))
+
+
+_evaluator: Evaluator
+"""Of a process of `Evaluators`."""
+
+
+def _begin(task: Task, episodes: int, threads: int) -> None:
+    global _evaluator
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all of a job: the training decides when it ends
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    _evaluator = Evaluator(task, episodes)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed tells nobody."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+    os._exit(1)
+
+
+def _returns(policy: bytes, seed: int, step: int) -> np.ndarray:
+    return _evaluator.returns(pickle.loads(policy), seed, step)

@@ -21,7 +21,7 @@ from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import Sealed, open_sealed, refuse_other, unseal
 from dawm.data.table import Table
 from dawm.data.table_cache import open_table
-from dawm.environments.evaluation import Evaluator
+from dawm.environments.evaluation import Evaluators
 from dawm.environments.tasks import Task, task_of_metadata
 from dawm.errors import InputError
 from dawm.offline_rl.batches import Mixture, Units
@@ -75,9 +75,12 @@ def train_policies(
     real_fraction: float,
     runs: Sequence[PolicyRun],
     compute: Compute = CPU,
+    evaluation_processes: int = 1,
 ) -> None:
     """The same for several seeds in one process, each in a folder of its own and, to rounding, with the numbers that it
     would have alone. Those that an earlier attempt finished are kept.
+
+    evaluation_processes: in which the seeds' policies are evaluated side by side.
 
     Raises DivergedError at the end for runs that diverged; the others are sealed.
     """
@@ -104,7 +107,7 @@ def train_policies(
             unseal(one.output, one.kind)
         members: list[Member] = []
         for side_by_side in of_one_step(unfinished):
-            members += PolicyTraining(algorithm, settings, real_fraction, side_by_side).run()
+            members += PolicyTraining(algorithm, settings, real_fraction, side_by_side, evaluation_processes).run()
         refuse_diverged(members)
 
 
@@ -137,7 +140,12 @@ class PolicyTraining:
     """Runs of one learner on one data set that are trained side by side."""
 
     def __init__(
-        self, algorithm: str, settings: LearnerSettings, real_fraction: float, runs: Sequence[TrainingRun]
+        self,
+        algorithm: str,
+        settings: LearnerSettings,
+        real_fraction: float,
+        runs: Sequence[TrainingRun],
+        evaluation_processes: int = 1,
     ) -> None:
         self.settings, self.runs, self.compute = settings, runs, runs[0].compute
         data = runs[0].inputs["dataset"]
@@ -160,25 +168,27 @@ class PolicyTraining:
         self.learner = LEARNERS[algorithm].create(settings, *dims, chance, device)
         noise_shape = (settings.batch_size if self.learner.noisy else 0, real.action_dim)
         self.noise = normal_draws(seeds, "target-noise", noise_shape, device)
-        self.evaluator = Evaluator(self.task, settings.evaluation_episodes)
+        processes = min(evaluation_processes, len(runs))
+        self.evaluators = Evaluators(self.task, settings.evaluation_episodes, processes)
         self.gradient_step: GradientStep = self._gradient_step
-        if self.compute.settings.compile == "graphs" and device == "cuda":
+        if self.compute.compile == "graphs" and device == "cuda":
             self.gradient_step = GraphedSteps(self._gradient_step, self.learner.state(), self.learner.period(settings))
 
     def run(self) -> list[Member]:
         """Trains and seals; returns all members, those that diverged with their failures."""
         members = [Member(run.what, run.output, run.digest) for run in self.runs]
-        train(
-            members,
-            self.update,
-            self.learner.state(),
-            steps=self.settings.gradient_steps,
-            checkpoint_every=self.settings.checkpoint_every,
-            log_every=LOG_EVERY,
-            evaluate=self.evaluate,
-            evaluate_every=self.settings.evaluate_every,
-            limits=self.limits,
-        )
+        with self.evaluators:
+            train(
+                members,
+                self.update,
+                self.learner.state(),
+                steps=self.settings.gradient_steps,
+                checkpoint_every=self.settings.checkpoint_every,
+                log_every=LOG_EVERY,
+                evaluate=self.evaluate,
+                evaluate_every=self.settings.evaluate_every,
+                limits=self.limits,
+            )
         environment = {
             key: self.metadata[key] for key in ("environment", "environment_settings") if key in self.metadata
         }
@@ -205,18 +215,16 @@ class PolicyTraining:
         return DeterministicPolicy(self.units.observations, self.learner.actor.plain(place).cpu(), self.units.actions)
 
     def evaluate(self, step: int) -> list[dict[str, float]]:
-        rows = []
-        for place, run in enumerate(self.runs):
-            returns = self.evaluator.returns(self.policy(place).act, run.seed, step)
-            rows.append(
-                {
-                    "return_mean": float(returns.mean()),
-                    "return_std": float(returns.std()),
-                    "normalized_score": float(np.mean(self.task.normalized_score(returns))),
-                    "episodes": len(returns),
-                }
-            )
-        return rows
+        policies = [self.policy(place).act for place in range(len(self.runs))]
+        return [
+            {
+                "return_mean": float(returns.mean()),
+                "return_std": float(returns.std()),
+                "normalized_score": float(np.mean(self.task.normalized_score(returns))),
+                "episodes": len(returns),
+            }
+            for returns in self.evaluators.returns(policies, [run.seed for run in self.runs], step)
+        ]
 
 
 def observation_normalizer(real: Table, wanted: bool) -> Standardizer:

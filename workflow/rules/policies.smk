@@ -16,7 +16,7 @@ for seeds in policy_groups():
             inside(benchmarks, "train-policy", "{dataset}", "{algorithm}", "{augmentation}", f"{group_name(seeds)}.tsv")
         conda:
             ENVIRONMENT
-        threads: 1
+        threads: min(experiment.compute.evaluation_processes, len(seeds))
         resources:
             mem_mb=growing(4000),
             runtime=growing(480),
@@ -30,5 +30,6 @@ for seeds in policy_groups():
             compute=LEARNER_COMPUTE,
         shell:
             "exec python -m dawm train-policy --algorithm {wildcards.algorithm} --dataset {params.dataset:q}"
-            " --real-fraction {params.real_fraction} --settings {params.settings:q} {params.compute} {params.runs:q}"
+            " --real-fraction {params.real_fraction} --settings {params.settings:q} {params.compute}"
+            " --evaluation-processes {threads} {params.runs:q}"
             " 2> {log:q}"
