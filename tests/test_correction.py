@@ -118,6 +118,17 @@ def test_oracle_replaces_by_the_simulators_step_where_the_state_is_told() -> Non
     assert torch.equal(found.next_observation[~stay], steps.next_observation[~stay])
 
 
+def test_what_follows_a_terminal_counts_for_nothing() -> None:
+    ended = torch.zeros(6, 5, dtype=torch.bool)
+    ended[1, 1] = True
+    terminal = ended.clone()
+    terminal[1, 3] = True
+    steps = dataclasses.replace(true_steps(), terminal=terminal, ended=ended)
+    _, stay, tally = corrector(CorrectionSettings(oracle="rows"), oracle=Oracle(HOPPER)).apply(steps)
+    assert stay[1].tolist() == [True, True, False, False, False] and stay.sum() == 27
+    assert tally == Counter(candidates=27, dropped=0, hidden_state=0, terminals=1, terminals_dropped=0)
+
+
 def test_oracle_is_refused_where_observations_do_not_tell_the_state() -> None:
     settings = CorrectionSettings(oracle="rows")
     task = dataclasses.replace(HOPPER, layout=None)

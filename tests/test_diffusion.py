@@ -383,6 +383,15 @@ def test_a_return_scale_counts_for_its_environment_only(
     assert fitted[1] == (expected or fitted[0]) and fitted[0] not in scales.values()
 
 
+def test_a_return_scale_counts_for_every_version_of_its_environment(
+    transitions: Transitions, held_out: np.ndarray, seal_dataset: Callable[..., Path]
+) -> None:
+    data = open_sealed(seal_dataset(transitions, [0], environment="Hopper-v5"), "dataset")
+    model = WorldModel(WorldModelSettings(hidden=8, blocks=1, return_scales={"hopper": 400.0}), 11, 3)
+    fit_normalizers(model, transitions, held_out, data)
+    assert model.return_scale == 400
+
+
 def test_the_return_scale_of_costs_is_that_of_rewards(
     dataset: Path, transitions: Transitions, held_out: np.ndarray
 ) -> None:

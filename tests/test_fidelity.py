@@ -140,8 +140,11 @@ def test_terminal_rows_are_not_judged_where_their_successors_are_unknown(
     transitions: Transitions,
     held_out: np.ndarray,
     seal_dataset: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In a D4RL file without next_observations a terminal row holds its own state in the successor's place."""
+    known, whole = [], Reference.of
+    monkeypatch.setattr(Reference, "of", lambda seen, unseen: known.append(seen) or whole(seen, unseen))
     successor = np.where(transitions.terminal[:, None], transitions.observation, transitions.next_observation)
     rows = dataclasses.replace(transitions, next_observation=successor)
     numbers = open_sealed(dataset, "dataset").metadata["held_out_episodes"]
@@ -151,6 +154,7 @@ def test_terminal_rows_are_not_judged_where_their_successors_are_unknown(
         checkable = (np.abs(rows.observation[:, 5:]) < 10).all(1) & held_out & ~rows.terminal
         assert value(table, "state_error", arm, "rows") == checkable.sum()
     assert value(table, "action_error", column="rows") == 3 * (held_out & ~rows.terminal).sum()
+    assert len(known[0]) == (~held_out & ~rows.terminal).sum() < (~held_out).sum()
 
 
 def test_rows_are_counted_by_horizon_step_and_bounded_by_the_setting(

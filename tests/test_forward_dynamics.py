@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dawm.cli import main
-from dawm.config import ForwardDynamicsSettings
+from dawm.config import ForwardDynamicsSettings, InverseDynamicsSettings
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import Transitions
 from dawm.dynamics import Pairs, evaluated
@@ -25,6 +25,7 @@ from dawm.forward_dynamics import (
     observable_range,
     train_forward_dynamics,
 )
+from dawm.inverse_dynamics import InverseDynamics
 from dawm.randomness import derived_seed, generator
 
 EPISODES, LENGTH = 40, 50
@@ -203,3 +204,20 @@ def test_actions_are_seen_in_units_of_their_bounds() -> None:
     model = ForwardDynamics(ForwardDynamicsSettings(hidden=8), 2, 1)
     model.actions.low, model.actions.high = torch.tensor([2.0]), torch.tensor([6.0])
     assert model.encode(torch.zeros(3, 2), torch.tensor([[2.0], [4.0], [6.0]]))[:, 2].tolist() == [-1, 0, 1]
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_networks_have_as_many_hidden_layers_as_are_asked_for(members: int, layers: int) -> None:
+    forward = ForwardDynamics(
+        ForwardDynamicsSettings(members=members, hidden=8, layers=layers, loss="likelihood"), 4, 2
+    )
+    inverse = InverseDynamics(InverseDynamicsSettings(members=members, hidden=8, layers=layers), 4, 2)
+    for network, inputs, outputs in (
+        (forward.network, 6, 5),
+        (forward.deviations, 6, 5),
+        (inverse.network, 8, 2),
+    ):
+        assert network is not None
+        expected = (inputs + 1) * 8 + (layers - 1) * 9 * 8 + 9 * outputs
+        assert sum(parameter.numel() for parameter in network.parameters()) == members * expected

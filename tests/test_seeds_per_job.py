@@ -110,19 +110,24 @@ def test_seeds_end_as_they_would_alone(
     assert own["settings"] == shared["settings"] and own["inputs"] == shared["inputs"]
 
 
-def test_each_seed_learns_from_its_own_transitions(
+@pytest.fixture(scope="module")
+def other_synthetic(
     dataset: Path,
     world_model: Path,
     inverse_dynamics: Path,
-    synthetic: Path,
     synthesis_settings: SynthesisSettings,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    inputs = (dataset, world_model, inverse_dynamics)
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    inputs, folder = (dataset, world_model, inverse_dynamics), tmp_path_factory.mktemp("other")
     settings = dataclasses.replace(synthesis_settings, seed=1, trajectories=300, shards=1)
-    synthesize_shard(*inputs, settings, tmp_path / "other", 0)
-    seal_synthetic(*inputs, settings, tmp_path / "other")
+    synthesize_shard(*inputs, settings, folder, 0)
+    seal_synthetic(*inputs, settings, folder)
+    return folder
+
+
+def test_each_seed_learns_from_its_own_transitions(
+    dataset: Path, synthetic: Path, other_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen, made = [], dawm.offline_rl.training.Mixture
 
     def spied(real: Table, tables: Sequence[Table], *rest: Any) -> Mixture:
@@ -130,7 +135,7 @@ def test_each_seed_learns_from_its_own_transitions(
         return made(real, tables, *rest)
 
     monkeypatch.setattr(dawm.offline_rl.training, "Mixture", spied)
-    folders = [synthetic, tmp_path / "other", synthetic]
+    folders = [synthetic, other_synthetic, synthetic]
     runs = [PolicyRun(seed, folder, tmp_path / str(seed)) for seed, folder in enumerate(folders)]
     train_policies("td3_bc", dataset, SETTINGS["td3_bc"], 0.5, runs)
     sizes = [open_sealed(folder, "synthetic").metadata["rows"] for folder in folders]
@@ -257,13 +262,24 @@ def test_process_ends_where_all_its_seeds_have_diverged(dataset: Path, tmp_path:
     assert checkpoint_step(tmp_path / "0", "") == 0
 
 
-def test_command_trains_several_seeds(dataset: Path, synthetic: Path, tmp_path: Path) -> None:
+def test_command_trains_several_seeds(dataset: Path, synthetic: Path, other_synthetic: Path, tmp_path: Path) -> None:
     settings = json.dumps(SHARED | {"gradient_steps": 4})
     options = ["--algorithm", "iql", "--dataset", str(dataset), "--settings", settings, "--real-fraction", "0.5"]
-    outputs = [str(tmp_path / "a"), str(tmp_path / "b")]
-    command = ["train-policy", *options, "--seed", "4", "7", "--synthetic", str(synthetic), "--output", *outputs]
-    assert main([*command, "--device", "cpu"]) == 0
-    assert [open_sealed(Path(folder), "policy").provenance["seed"] for folder in outputs] == [4, 7]
+    grown, outputs = [synthetic, other_synthetic], [tmp_path / "a", tmp_path / "b"]
+    command = ["train-policy", *options, "--seed", "4", "7", "--synthetic", *map(str, grown), "--output"]
+    assert main([*command, *map(str, outputs), "--device", "cpu"]) == 0
+    for seed, folder, source in zip((4, 7), outputs, grown, strict=True):
+        provenance = open_sealed(folder, "policy").provenance
+        assert provenance["seed"] == seed
+        assert provenance["inputs"]["synthetic"] == open_sealed(source, "synthetic").digest
+
+
+def test_noise_of_targets_is_not_made_of_what_draws_the_batches(dataset: Path, tmp_path: Path) -> None:
+    sealed = {"dataset": open_sealed(dataset, "dataset")}
+    run = TrainingRun("policy", tmp_path, {}, 3, CPU, sealed)
+    training = PolicyTraining("td3_bc", SETTINGS["td3_bc"], 1.0, [run])
+    keys = [[int(word) for word in draws.key] for draws in (training.noise, training.mixture.draws)]
+    assert keys[0] != keys[1]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import torch
 
 from dawm.analysis.statistics import hierarchical_interval
 from dawm.analysis.steering import Ground, imagined_from, open_loop, steer, true_rewards
+from dawm.analysis.steering_page import markdown
 from dawm.config import (
     CorrectionSettings,
     EnvironmentSettings,
@@ -311,3 +312,11 @@ def test_recipes_made_of_anothers_rollouts_are_not_steered_again() -> None:
     evidence = load_experiment(Path(__file__).resolve().parents[1] / "config" / "evidence.yaml")
     assert {"dwm", "dwm_3", "oracle", "synther", "one_step"} < set(evidence.generators)
     assert {recipe for _, recipe, _ in steerings(evidence)} == {"dawm", "dawm_paper", "joint"}
+
+
+def test_decisions_are_told_in_milliseconds_and_what_was_not_measured_by_a_dash() -> None:
+    rows = [("closed", "cpu_seconds_per_decision", 0.0123), ("open", "true_reward", 1.5)]
+    facts = {"dataset": "hopper", "recipe": "dawm", "world_model_seed": 0, "request": 1.0}
+    table = pd.DataFrame([{**facts, "loop": loop, "quantity": quantity, "value": v} for loop, quantity, v in rows])
+    line = markdown(table).splitlines()[-1]
+    assert line == "| hopper | dawm | 1 | – | 1.50 | – | – | – | 12.30 |"
