@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dawm.compute import Compute
+from dawm.compute import CPU, Compute
 from dawm.config import SynthesisSettings, as_mapping
 from dawm.correction import Corrector, Steps, report
 from dawm.data.files import digest_of, only_writer, read_bytes
@@ -93,12 +93,14 @@ def write_blocks(
     transitions: Transitions,
     corrector: Corrector | None,
     make: Callable[[range], tuple[Transitions, Counter[str]]],
-    together: int = 1,
+    compute: Compute,
 ) -> None:
-    """Writes shard number `shard` into `output`: make(range of blocks) for all of its blocks, at most `together` at a
-    time (1 for the same bits whatever the shards). transitions: the real ones."""
+    """Writes shard number `shard` into `output`: make(range of blocks) for all of its blocks, as many at a time as
+    `blocks_at_once`. transitions: the real ones. The shard tells what it was computed by, if by anything but plain
+    float32 on a CPU."""
     refuse_other(output, "synthetic")
     begin, end = shard_range(settings, shard)
+    together = blocks_at_once(compute)
     progress = Progress("synthesize", (end - begin) * BLOCK)
     made: list[Transitions] = []
     tally: Counter[str] = Counter()
@@ -109,8 +111,11 @@ def write_blocks(
         tally.update(counted)
         progress.advance(BLOCK * len(blocks))
     result = concatenate(made) if made else concatenate_none(transitions)
-    facts = {"tally": tally, "thresholds": corrector.thresholds} if corrector is not None else None
-    write_shard(output / shard_name(shard, settings.shards), result, shard_digest(inputs, settings, shard), facts)
+    facts: dict[str, Any] = {} if compute == CPU else {"compute": compute.identity}
+    if corrector is not None:
+        facts |= {"tally": tally, "thresholds": corrector.thresholds}
+    identity = shard_digest(inputs, settings, shard)
+    write_shard(output / shard_name(shard, settings.shards), result, identity, facts or None)
 
 
 def rows_of(steps: Steps, stay: torch.Tensor, source: np.ndarray, discount: np.ndarray | float = 1.0) -> Transitions:
@@ -151,6 +156,7 @@ def seal_shards(output: Path, settings: SynthesisSettings, inputs: Mapping[str, 
     rows = terminals = 0
     tally: Counter[str] = Counter()
     corrected: dict[str, Any] = {}
+    computed = set()
     with only_writer(output):
         for number, name in enumerate(names):
             path = output / name
@@ -163,7 +169,9 @@ def seal_shards(output: Path, settings: SynthesisSettings, inputs: Mapping[str, 
             shard = parse_shard(read_bytes(path), path)
             rows += len(shard)
             terminals += int(shard.terminal.sum())
-            if found := shard_facts(path):
+            found = shard_facts(path)
+            computed.add(found.get("compute", CPU.identity))
+            if "tally" in found:
                 tally.update(found["tally"])
                 corrected = {"correction": report(tally, found["thresholds"])}
         if not rows:
@@ -188,6 +196,7 @@ def seal_shards(output: Path, settings: SynthesisSettings, inputs: Mapping[str, 
                 "version": SHARDS_VERSION,
                 "n_step": 1 if settings.expansion is None else settings.expansion.steps,
                 **corrected,
+                **({} if computed == {CPU.identity} else {"compute": ", ".join(sorted(computed))}),
                 **({} if settings.expansion is None else {"expansion": as_mapping(settings.expansion)}),
             },
         )

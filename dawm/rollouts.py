@@ -16,7 +16,6 @@ from torch import Tensor
 
 from dawm.blocks import (
     Starts,
-    blocks_at_once,
     check_inputs,
     numbers_of,
     rows_of,
@@ -84,8 +83,7 @@ def roll_out_shard(
     def make(blocks: range) -> tuple[Transitions, Counter[str]]:
         return roll_out_blocks(parts, starts, settings, transitions, blocks, corrector)
 
-    together = blocks_at_once(compute)
-    write_blocks(output, settings, shard, parts.inputs, transitions, corrector, make, together)
+    write_blocks(output, settings, shard, parts.inputs, transitions, corrector, make, compute)
 
 
 def horizon_of(settings: SynthesisSettings) -> int:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from dawm.blocks import (
     Starts,
-    blocks_at_once,
     check_inputs,
     numbers_of,
     rows_of,
@@ -121,8 +120,7 @@ def synthesize_shard(
     def make(blocks: range) -> tuple[Transitions, Counter[str]]:
         return synthesize_blocks(parts, requests, settings, transitions, blocks, corrector)
 
-    together = blocks_at_once(compute)
-    write_blocks(output, settings, shard, parts.inputs, transitions, corrector, make, together)
+    write_blocks(output, settings, shard, parts.inputs, transitions, corrector, make, compute)
 
 
 class Requests(Starts):

@@ -18,7 +18,7 @@ from dawm.config import InverseDynamicsSettings, SynthesisSettings, WorldModelSe
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import Transitions
 from dawm.inverse_dynamics import infer, load_inverse_dynamics, train_inverse_dynamics
-from dawm.synthesis import Parts, Requests, synthesize_blocks, synthesize_shard
+from dawm.synthesis import Parts, Requests, seal_synthetic, synthesize_blocks, synthesize_shard
 from dawm.training import train
 from dawm.world_model.training import load_world_model, train_world_model
 
@@ -209,7 +209,7 @@ def test_blocks_together_are_those_blocks_one_by_one(
 def test_shards_of_many_blocks_at_once_hold_all_trajectories(
     models: Models, synthesis_settings: SynthesisSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dawm.synthesis.blocks_at_once", lambda compute: 2)  # 3 blocks: one of 2, one of 1
+    monkeypatch.setattr("dawm.blocks.blocks_at_once", lambda compute: 2)  # 3 blocks: one of 2, one of 1
     settings = dataclasses.replace(synthesis_settings, shards=1)
     synthesize_shard(*models, settings, tmp_path, 0)
     from dawm.data.files import read_bytes
@@ -218,6 +218,17 @@ def test_shards_of_many_blocks_at_once_hold_all_trajectories(
 
     path = tmp_path / shard_name(0, 1)
     assert len(np.unique(parse_shard(read_bytes(path), path).source_row)) == settings.trajectories
+
+
+def test_transitions_tell_how_they_were_computed_where_it_was_not_plainly_on_a_cpu(
+    models: Models, synthesis_settings: SynthesisSettings, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(synthesis_settings, shards=2)
+    for second, expected in ((CPU, None), (BF16, "cpu, cpu/bf16/none")):
+        synthesize_shard(*models, settings, tmp_path, 0)
+        synthesize_shard(*models, settings, tmp_path, 1, compute=second)
+        seal_synthetic(*models, settings, tmp_path)
+        assert open_sealed(tmp_path, "synthetic").metadata.get("compute") == expected
 
 
 # --- on a GPU -----------------------------------------------------------------------------------------------------
