@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dawm.compute import CPU, Compute
 from dawm.config import CorrectionSettings
 from dawm.data.sealed import Sealed
 from dawm.data.transitions import Transitions, held_out_rows
@@ -153,24 +154,27 @@ class Corrector:
         transitions: Transitions,
         forward: ForwardDynamics | None,
         inverse: InverseDynamics | None,
-        device: str = "cpu",
+        compute: Compute = CPU,
     ) -> Corrector:
-        """Thresholds from the data set's real rows; the same for every shard. The models lie on `device`."""
+        """Thresholds from the data set's real rows; the same for every shard.
+
+        compute: that of the models, by which real rows are scored as imagined ones will be.
+        """
         task = task_of_metadata(data.metadata)
         refuse(settings, forward, inverse, task)
         held_out, usable = held_out_rows(data, transitions), usable_pairs(data, transitions)
         rows = np.flatnonzero(held_out & usable)
         rows = generator(0, "correction", "real rows").permutation(rows)[:REAL_ROWS]
-        real = Pairs.of(transitions.take(rows), device)
+        real = Pairs.of(transitions.take(rows), compute.device)
         thresholds = {}
-        with torch.inference_mode():
+        with torch.inference_mode(), compute.arithmetic():
             for name, threshold in settings.thresholds.items():
                 if threshold.quantile is not None:
                     scores = score(name, forward, inverse, real.observation, real.action, real.next_observation)
-                    thresholds[name] = float(np.quantile(scores.cpu().numpy(), threshold.quantile))
+                    thresholds[name] = float(np.quantile(scores.float().cpu().numpy(), threshold.quantile))
                 elif threshold.value is not None:
                     thresholds[name] = threshold.value
-        low, high = widened_range(transitions.take(usable & ~held_out), settings.range_margin, device)
+        low, high = widened_range(transitions.take(usable & ~held_out), settings.range_margin, compute.device)
         oracle = None if settings.oracle == "none" else Oracle(task)
         return cls(settings, forward, inverse, task, thresholds, low, high, oracle)
 

@@ -60,7 +60,7 @@ class RolloutParts:
     def corrector(self, settings: SynthesisSettings, transitions: Transitions) -> Corrector:
         """It tells the terminals, too; without a filter it drops nothing."""
         forward = self.forward_dynamics if settings.correction.needs_forward_dynamics else None
-        return Corrector.prepare(settings.correction, self.data, transitions, forward, None, self.compute.device)
+        return Corrector.prepare(settings.correction, self.data, transitions, forward, None, self.compute)
 
 
 def roll_out_shard(

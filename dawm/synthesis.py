@@ -87,7 +87,7 @@ class Parts:
             transitions,
             self.forward_dynamics,
             self.inverse_dynamics,
-            self.compute.device,
+            self.compute,
         )
 
 

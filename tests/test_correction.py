@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from dawm.cli import main
+from dawm.compute import CPU, Compute
 from dawm.config import (
     CorrectionSettings,
     ForwardDynamicsSettings,
@@ -348,21 +349,23 @@ def test_control_of_the_oracle_keeps_the_same_rows_as_they_were(models: Models, 
     np.testing.assert_array_equal(true.discount, 1.0 - true.terminal)
 
 
+@pytest.mark.parametrize("compute", [CPU, Compute("cpu", "bf16")], ids=lambda compute: compute.identity)
 def test_thresholds_are_quantiles_of_real_held_out_rows(
-    models: Models, transitions: Transitions, held_out: np.ndarray
+    models: Models, transitions: Transitions, held_out: np.ndarray, compute: Compute
 ) -> None:
-    parts = Parts.load(*models)
+    """Scored as imagined rows are."""
+    parts = Parts.load(*models, compute=compute)
     assert parts.forward_dynamics is not None
-    made = Corrector.prepare(EVERYTHING, parts.inputs["dataset"], transitions, *models_of(parts))
+    made = parts.corrector(SynthesisSettings(correction=EVERYTHING), transitions)
+    assert made is not None
     real = transitions.take(held_out)
     s, a = map(torch.from_numpy, (real.observation, real.action))
-    unsure = parts.forward_dynamics.disagreement(s, a).detach().numpy()
+    with compute.arithmetic():
+        scores = parts.forward_dynamics.disagreement(s, a)
+    unsure = scores.detach().float().numpy()
+    assert scores.dtype == (torch.float32 if compute == CPU else torch.bfloat16)
     assert made.thresholds["forward_disagreement"] == pytest.approx(np.quantile(unsure, 0.98), rel=1e-4)
     assert made.thresholds["residual"] == 5.0
-
-
-def models_of(parts: Parts) -> tuple[ForwardDynamics | None, InverseDynamics]:
-    return parts.forward_dynamics, parts.inverse_dynamics
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.25])
