@@ -256,20 +256,26 @@ def test_what_fails_in_another_process_fails_here_and_leaves_no_process() -> Non
     with Evaluators(TASKS["hopper"], 2, 2) as evaluators:
         with pytest.raises(InputError, match="no action for 2 rows"):
             evaluators.returns([unlucky, policy], [0, 1], 100)
-        assert evaluators.pool is not None
-        processes = list(evaluators.pool._processes.values())
-    assert processes and not any(process.is_alive() for process in processes)
+        processes = [process for process, _ in evaluators.others]
+    assert len(processes) == 2 and not any(process.is_alive() for process in processes)
+
+
+def test_a_process_that_was_killed_is_told_in_one_sentence() -> None:
+    with Evaluators(TASKS["hopper"], 1, 2) as evaluators:
+        evaluators.returns([policy] * 2, [0, 1], 100)
+        evaluators.others[1][0].kill()
+        with pytest.raises(ChildProcessError, match=r"was killed, .*; the same command goes on"):
+            evaluators.returns([policy] * 2, [0, 1], 100)
 
 
 def test_signals_to_all_of_a_job_leave_its_evaluations_alone() -> None:
     with Evaluators(TASKS["hopper"], 1, 2) as evaluators:
-        before = evaluators.returns([policy] * 2, [0, 1], 100)
-        assert evaluators.pool is not None
-        for number in evaluators.pool._processes:
-            os.kill(number, signal.SIGTERM)
-            os.kill(number, signal.SIGINT)
-        after = evaluators.returns([policy] * 2, [0, 1], 100)
-    assert np.array_equal(before, after)
+        for process, _ in evaluators.others:  # as they start
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGTERM)
+            os.kill(process.pid, signal.SIGINT)
+        found = evaluators.returns([policy] * 2, [0, 1], 100)
+    assert [len(returns) for returns in found] == [1, 1]
 
 
 BESIDE = """
@@ -278,7 +284,7 @@ from test_environments import TASKS, Evaluators, policy
 if __name__ == "__main__":
     evaluators = Evaluators(TASKS["hopper"], 1, 2)
     evaluators.returns([policy] * 2, [0, 1], 0)
-    print(*evaluators.pool._processes, flush=True)
+    print(*(process.pid for process, _ in evaluators.others), flush=True)
     time.sleep(600)
 """
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
 import signal
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -58,58 +60,87 @@ class Evaluators:
     """Evaluations of several policies, each whole in one process: in this one, or in some of their own side by side.
 
     Where they run changes no number. Processes start at the first evaluation and end with the `with` block, or with the
-    process that they belong to.
+    process that they belong to. Signals do not reach them: sent to all of a job, they are for the training to heed.
     """
 
     def __init__(self, task: Task, episodes: int, processes: int = 1) -> None:
-        self.task, self.episodes = task, episodes
-        self.pool = None
-        if processes > 1:
-            self.pool = ProcessPoolExecutor(
-                processes,
-                multiprocessing.get_context("spawn"),  # a process that holds a GPU cannot fork
-                _begin,
-                (task, episodes, torch.get_num_threads()),
-            )
+        self.task, self.episodes, self.processes = task, episodes, processes
 
     @cached_property
     def here(self) -> Evaluator:
         return Evaluator(self.task, self.episodes)
 
+    @cached_property
+    def others(self) -> list[tuple[BaseProcess, Connection]]:
+        spawn = multiprocessing.get_context("spawn")  # a process that holds a GPU cannot fork
+        made: list[tuple[BaseProcess, Connection]] = []
+        resource_tracker.ensure_running()  # by the first process it would be, and let signals through again
+        for _ in range(self.processes):
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=_serve, args=(theirs, self.task, self.episodes, torch.get_num_threads()))
+            with held_signals():  # which the new process inherits
+                process.start()
+            theirs.close()
+            made.append((process, ours))
+        return made
+
     def __enter__(self) -> Evaluators:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
+        for process, connection in self.__dict__.pop("others", []):
+            connection.close()
+            process.kill()
+            process.join()
 
     def returns(self, policies: Sequence[Policy], seeds: Sequence[int], step: int) -> list[np.ndarray]:
-        """Of each policy, with its seed: see `Evaluator.returns`. Other processes take what can be pickled."""
-        if self.pool is None:
+        """Of each policy, with its seed: see `Evaluator.returns`. Other processes take what can be pickled.
+
+        Raises:
+            ChildProcessError: one of them is gone.
+        """
+        if self.processes == 1:
             return [self.here.returns(policy, seed, step) for policy, seed in zip(policies, seeds, strict=True)]
-        sent = [pickle.dumps(policy) for policy in policies]  # torch would send each tensor through shared memory
-        return list(self.pool.map(_returns, sent, seeds, [step] * len(sent)))
+        # Pickled here, or torch would send each tensor through shared memory.
+        work = [(pickle.dumps(policy), seed, step) for policy, seed in zip(policies, seeds, strict=True)]
+        try:
+            for place, (_, connection) in enumerate(self.others):
+                connection.send(work[place :: self.processes])
+            answers = [connection.recv() for _, connection in self.others]
+        except (EOFError, ConnectionError) as error:
+            raise ChildProcessError(
+                "a process that evaluates was killed, perhaps for its memory; the same command goes on from the last "
+                "checkpoint"
+            ) from error
+        found: list[np.ndarray] = [np.empty(0)] * len(work)
+        for place, answer in enumerate(answers):
+            if isinstance(answer, Exception):
+                raise answer
+            found[place :: self.processes] = answer
+        return found
 
 
-_evaluator: Evaluator
-"""Of a process of `Evaluators`."""
+@contextmanager
+def held_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM wait until its end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(task: Task, episodes: int, threads: int) -> None:
-    global _evaluator
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all of a job: the training decides when it ends
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _serve(connection: Connection, task: Task, episodes: int, threads: int) -> None:
+    """Answers each list of (policy, seed, step) with a list of returns, or with what went wrong, to the other's end."""
     torch.set_num_threads(threads)
-    _evaluator = Evaluator(task, episodes)
-
-
-def _end_with_parent() -> None:
-    """A parent that was killed tells nobody."""
-    if parent := multiprocessing.parent_process():
-        parent.join()
-    os._exit(1)
-
-
-def _returns(policy: bytes, seed: int, step: int) -> np.ndarray:
-    return _evaluator.returns(pickle.loads(policy), seed, step)
+    evaluator = Evaluator(task, episodes)
+    while True:
+        try:
+            work = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer: Any = [evaluator.returns(pickle.loads(policy), seed, step) for policy, seed, step in work]
+        except Exception as error:  # the training says it
+            answer = error
+        connection.send(answer)
