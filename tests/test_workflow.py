@@ -212,7 +212,8 @@ def test_seeds_that_share_a_job_end_in_the_same_table(finished: Path, tmp_path: 
     for gone in ("policies", "tables", "benchmarks"):
         shutil.rmtree(folder / "results" / "tiny" / gone)
     (folder / "results" / "tiny" / "report.html").unlink()
-    config = yaml.safe_load((folder / "tiny.yaml").read_text()) | {"compute": {"seeds_per_job": 2, "evaluation_processes": 2}}
+    compute = {"seeds_per_job": 2, "evaluation_processes": 2}
+    config = yaml.safe_load((folder / "tiny.yaml").read_text()) | {"compute": compute}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     run = snakemake(folder)
     assert run.returncode == 0, run.stderr
