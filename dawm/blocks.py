@@ -115,7 +115,7 @@ def write_blocks(
     if corrector is not None:
         facts |= {"tally": tally, "thresholds": corrector.thresholds}
     identity = shard_digest(inputs, settings, shard)
-    write_shard(output / shard_name(shard, settings.shards), result, identity, facts or None)
+    write_shard(output / shard_name(shard, settings.shards), result, identity, facts)
 
 
 def rows_of(steps: Steps, stay: torch.Tensor, source: np.ndarray, discount: np.ndarray | float = 1.0) -> Transitions:

@@ -450,6 +450,8 @@ def test_jobs_are_told_how_to_compute(
     run = snakemake(finished, *options, config=None)
     assert run.returncode == 0, run.stderr
     expected = {"train-world-model": models, "train-inverse": models, "synthesize --shard": synthesis}
+    memory, processes = re.findall(r"mem_mb=(\d+)", run.stdout), int(learners.split()[-1])
+    assert str(4000 + 300 * (processes - 1)) in memory
     for stage, options in {**expected, "train-policy": learners}.items():
         lines = [line for line in run.stdout.splitlines() if f"python -m dawm {stage}" in line]
         assert lines and all(f" {options} " in line for line in lines), stage

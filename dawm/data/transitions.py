@@ -152,7 +152,7 @@ def write_shard(
             arrays.append(pa.FixedSizeListArray.from_arrays(flat, column.shape[1]))
         else:
             arrays.append(pa.array(column, type=_SCALARS[name]))
-    about = {"dawm.identity": identity} | ({"dawm.facts": json.dumps(facts)} if facts is not None else {})
+    about = {"dawm.identity": identity} | ({"dawm.facts": json.dumps(facts)} if facts else {})
     table = pa.Table.from_arrays(arrays, names=names).replace_schema_metadata(about)
     floats = [f"{name}.list.element" for name in _VECTORS if name in names] + ["reward", "discount"]
     with whole_file(path) as part:

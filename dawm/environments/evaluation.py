@@ -11,7 +11,6 @@ from functools import cached_property
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -109,13 +108,11 @@ class Evaluators:
             answers = [connection.recv() for _, connection in self.others]
         except (EOFError, ConnectionError) as error:
             raise ChildProcessError(
-                "a process that evaluates was killed, perhaps for its memory; the same command goes on from the last "
-                "checkpoint"
+                "a process that evaluates has ended, by an error that it told, or killed, perhaps for its memory; the "
+                "same command goes on from the last checkpoint"
             ) from error
         found: list[np.ndarray] = [np.empty(0)] * len(work)
         for place, answer in enumerate(answers):
-            if isinstance(answer, Exception):
-                raise answer
             found[place :: self.processes] = answer
         return found
 
@@ -131,7 +128,7 @@ def held_signals() -> Iterator[None]:
 
 
 def _serve(connection: Connection, task: Task, episodes: int, threads: int) -> None:
-    """Answers each list of (policy, seed, step) with a list of returns, or with what went wrong, to the other's end."""
+    """Answers each list of (policy, seed, step) with a list of returns, up to the other's end."""
     torch.set_num_threads(threads)
     evaluator = Evaluator(task, episodes)
     while True:
@@ -139,8 +136,4 @@ def _serve(connection: Connection, task: Task, episodes: int, threads: int) -> N
             work = connection.recv()
         except EOFError:
             return
-        try:
-            answer: Any = [evaluator.returns(pickle.loads(policy), seed, step) for policy, seed, step in work]
-        except Exception as error:  # the training says it
-            answer = error
-        connection.send(answer)
+        connection.send([evaluator.returns(pickle.loads(policy), seed, step) for policy, seed, step in work])

@@ -207,6 +207,11 @@ def policy_groups():
     return experiment.seed_groups() if experiment.compute.seeds_per_job > 1 else [("{seed}",)]
 
 
+def evaluators(seeds):
+    """The processes in which the seeds of a job are evaluated, of some 300 MB each."""
+    return min(experiment.compute.evaluation_processes, len(seeds))
+
+
 def rule_of(seeds):
     return "train_policy" if "{seed}" in seeds else f"train_policy_{group_name(seeds)}".replace("-", "_")
 

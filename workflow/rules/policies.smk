@@ -16,9 +16,9 @@ for seeds in policy_groups():
             inside(benchmarks, "train-policy", "{dataset}", "{algorithm}", "{augmentation}", f"{group_name(seeds)}.tsv")
         conda:
             ENVIRONMENT
-        threads: min(experiment.compute.evaluation_processes, len(seeds))
+        threads: evaluators(seeds)
         resources:
-            mem_mb=growing(4000),
+            mem_mb=growing(4000 + 300 * (evaluators(seeds) - 1)),
             runtime=growing(480),
             gpu=0,
         params:
