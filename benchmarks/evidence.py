@@ -38,11 +38,11 @@ from dawm.analysis.report import cost_rows, write_report
 from dawm.analysis.style import learner_name
 from dawm.analysis.tables import read_csv, score_row, write_tables
 from dawm.analysis.timings import write_timings
-from dawm.config import Experiment, as_mapping, as_yaml, load_experiment, plain
+from dawm.config import Experiment, as_yaml, load_experiment
 from dawm.data.files import whole_file, write_csv, write_text
 from dawm.data.sealed import METADATA, PROVENANCE, open_sealed
 from dawm.errors import InputError
-from dawm.jobs import Job, jobs
+from dawm.jobs import Job, jobs, refuse_made_otherwise
 from dawm.layout import Layout, Run, animated_sets, filmed_runs, runs
 
 ARCHIVE = "runs.tar.xz"
@@ -101,18 +101,8 @@ def refuse_others(
     experiment: Experiment, dataset: str, arms: Sequence[str], there: Mapping[Path, dict[str, Any]]
 ) -> None:
     """Refuses folders that were made with settings which are not the config's."""
-    for job in work(experiment, dataset, arms):
-        expected = as_mapping(job.settings.synthesis if job.stage == "seal-synthetic" else job.settings)
-        if job.stage == "train-policy":
-            expected["real_fraction"] = experiment.augmentations[job.name.split("/")[2]].real_fraction
-        for folder in (file.parent for file in job.outputs if file.name == PROVENANCE):
-            found = there.get(folder, plain(expected))
-            for key, value in plain(expected).items():
-                if found.get(key) != value:
-                    raise InputError(
-                        f"{folder}: expected {key} {value}, as the config has it, found {found.get(key)} in what has "
-                        f"ended; give what is new a name of its own"
-                    )
+    remedy = "give what is new a name of its own"
+    refuse_made_otherwise(experiment, work(experiment, dataset, arms), there.get, remedy)
 
 
 def missing(experiment: Experiment, published: Path, dataset: str, arms: Sequence[str]) -> list[Path]:
@@ -328,7 +318,7 @@ def publish(experiment: Experiment, published: Path) -> str:
 def publish_complete(whole: Experiment, merged: Layout, published: Path) -> None:
     """Tables, comparison, figures, times, and the report if there are films for it."""
     write_text(published / "config.yaml", as_yaml(whole))
-    write_tables(merged.root, whole.matrix())
+    write_tables(merged.root, whole)
     copy(merged.tables, published, [*(path.name for path in merged.table_files), METADATA, PROVENANCE])
     publish_comparison(merged, published)
     draw_all(merged.tables, merged.figures)

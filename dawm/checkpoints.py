@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dawm.data.files import write_text
 from dawm.data.weights import write_tensors
 from dawm.errors import DivergedError
+from dawm.spent import note_spent
 
 CHECKPOINT = ".checkpoint.safetensors"
 Metrics = Mapping[str, Tensor]
@@ -128,6 +129,7 @@ def save_checkpoints(members: Sequence[Member], step: int, state: State, sums: M
         }
         kept = tensors | running
         write_tensors(member.checkpoint, kept, header | {"sha256": digest_of_state(kept, header)})
+        note_spent(member.folder, member.run)
 
 
 def digest_of_state(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:

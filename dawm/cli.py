@@ -187,7 +187,7 @@ def _add_fidelity(command: Command) -> None:
 
 def _add_collecting(command: Command) -> None:
     """What is collected from all of an experiment's runs."""
-    command("tables", stages.tables, "collect runs into tables/*.csv", "results", "matrix")
+    command("tables", stages.tables, "collect runs into tables/*.csv", "results", "experiment")
     command("timings", stages.timings, "collect benchmark files into one table", "results", "experiment", "output")
     made = command("compare", stages.compare, "arms against each other, from one or several tables of scores", "output")
     made.add_argument("scores", type=Path, nargs="+", help="tables scores.csv")
@@ -238,7 +238,7 @@ def _add_upkeep(command: Command) -> None:
     made.add_argument("--output", type=Path, required=True)
 
 
-_FLAGS = {"experiment": "--settings", "matrix": "--settings"}
+_FLAGS = {"experiment": "--settings"}
 """Of options that are not called by their names."""
 _OPTIONS: dict[str, dict[str, Any]] = {
     "settings": {"default": "{}", "help": "the stage's settings: a YAML file, or YAML or JSON text in braces"},
@@ -246,12 +246,6 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "required": True,
         "metavar": "CONFIG",
         "help": "the experiment's config: a YAML file, or YAML or JSON text in braces",
-    },
-    "matrix": {
-        "required": True,
-        "metavar": "MATRIX",
-        "help": "names of the experiment's data sets, learners, arms and seeds as the workflow gives them: "
-        "`dawm.config.Matrix` as YAML or JSON, file or text in braces",
     },
     "output": {"type": Path, "required": True, "help": "where the result goes"},
     "seed": {"type": int, "default": 0},

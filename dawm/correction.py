@@ -19,8 +19,8 @@ from torch import Tensor
 from dawm.compute import CPU, Compute
 from dawm.config import CorrectionSettings
 from dawm.data.sealed import Sealed
-from dawm.data.transitions import Transitions, held_out_rows
-from dawm.dynamics import Pairs, usable_pairs
+from dawm.data.transitions import Transitions, held_out_rows, usable_pairs
+from dawm.dynamics import Pairs
 from dawm.environments.oracle import Oracle
 from dawm.environments.tasks import Task, task_of_metadata
 from dawm.errors import InputError

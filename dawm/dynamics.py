@@ -15,7 +15,7 @@ from dawm.checkpoints import State
 from dawm.compute import Compute
 from dawm.config import ClonedPolicySettings, ForwardDynamicsSettings, InverseDynamicsSettings, as_mapping
 from dawm.data.sealed import Sealed, open_sealed
-from dawm.data.transitions import Transitions, held_out_rows, read_transitions
+from dawm.data.transitions import Transitions, held_out_rows, read_transitions, usable_pairs
 from dawm.environments.tasks import Task, task_of_metadata
 from dawm.errors import InputError
 from dawm.randomness import derived_seed, generator
@@ -77,13 +77,6 @@ class SplitPairs:
     def dims(self) -> dict[str, int]:
         """For the model's metadata."""
         return {"observation_dim": self.seen.observation.shape[1], "action_dim": self.seen.action.shape[1]}
-
-
-def usable_pairs(data: Sealed, transitions: Transitions) -> np.ndarray:
-    """bool [n]: rows with a true successor."""
-    if data.metadata.get("terminal_successors_known", True):
-        return np.ones(len(transitions), dtype=bool)
-    return ~transitions.terminal
 
 
 def train_on_pairs(

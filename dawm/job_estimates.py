@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from dawm.config import Experiment, as_mapping, load_experiment
+from dawm.config import RANDOM, RANDOM_TRANSITIONS, Experiment, as_mapping, load_experiment
 from dawm.errors import InputError, one_line
 from dawm.jobs import REPORT, Job, every_job, jobs
 from dawm.layout import Layout
@@ -163,7 +163,9 @@ def traits(job: Job, experiment: Experiment) -> dict[str, Any]:
 
 
 def usual_rows(source: str) -> int:
-    """Of D4RL's data sets and of ours of the same names, about."""
+    """Of D4RL's data sets and of ours of the same names, about, and of what a random policy collects."""
+    if source == RANDOM:
+        return RANDOM_TRANSITIONS
     if source.endswith(("-replay", "-replay-v2")):
         return next((rows for task, rows in REPLAY_ROWS.items() if task in source), 400_000)
     return 2_000_000 if "-expert" in source and "-medium" in source else 1_000_000

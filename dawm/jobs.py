@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dawm.config import Experiment
-from dawm.data.sealed import PROVENANCE
+from dawm.config import Experiment, as_mapping, plain
+from dawm.data.sealed import PROVENANCE, settings_in
 from dawm.errors import InputError
 from dawm.layout import (
     Layout,
@@ -103,6 +103,42 @@ def every_job(layout: Layout, experiment: Experiment) -> list[Job]:
         ("steering", layout.steering_page, (*exports, *(f"steer/{set_name(*key)}" for key in steerings(experiment)))),
     )
     return [*made, *films, *animations, *(sealing(stage, "", needs, folder) for stage, folder, needs in pages)]
+
+
+def refuse_made_otherwise(
+    experiment: Experiment,
+    made: Iterable[Job],
+    told: Callable[[Path], Mapping[str, Any] | None],
+    remedy: str = "remove it, and the same command makes it again",
+) -> None:
+    """Refuses a folder that was made with settings which are not the experiment's, since no path tells them.
+
+    told: the settings in a folder's seal, None where there is none; remedy: the end of the sentence.
+    """
+    for job in made:
+        expected = sealed_settings(experiment, job)
+        for folder in (file.parent for file in job.outputs if expected and file.name == PROVENANCE):
+            found = told(folder)
+            for key, value in expected.items():
+                if found is not None and found.get(key) != value:
+                    raise InputError(
+                        f"{folder}: expected {key} {value}, as the config has it, found {found.get(key)}; {remedy}"
+                    )
+
+
+def sealed_settings(experiment: Experiment, job: Job) -> dict[str, Any]:
+    """What the seals of a job's folders tell of the experiment's settings."""
+    if job.settings is None:
+        return {}
+    settings = plain(as_mapping(job.settings.synthesis if job.stage == "seal-synthetic" else job.settings))
+    if job.stage == "train-policy":
+        settings["real_fraction"] = experiment.augmentations[job.name.split("/")[2]].real_fraction
+    return settings
+
+
+def check_settings(layout: Layout, experiment: Experiment, targets: Sequence[str] = REPORT) -> None:
+    """Refuses what some of TARGETS need that was made with other settings."""
+    refuse_made_otherwise(experiment, jobs(layout, experiment, targets), settings_in)
 
 
 def export_jobs(layout: Layout, experiment: Experiment) -> Iterator[Job]:

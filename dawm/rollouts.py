@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from dawm.blocks import (
 from dawm.cloned_policy import ClonedPolicy, load_cloned_policy
 from dawm.compute import CPU, Compute
 from dawm.config import SynthesisSettings
+from dawm.config.recipes import check_synthesis
 from dawm.correction import Corrector, Steps
 from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.transitions import Transitions, read_transitions
@@ -74,7 +76,7 @@ def roll_out_shard(
 ) -> None:
     """Writes shard number `shard` (from 0) into `output`."""
     shard_range(settings, shard)
-    horizon_of(settings)
+    check_synthesis(settings, None)
     parts = RolloutParts.load(dataset, forward_dynamics, cloned_policy, compute)
     transitions = read_transitions(parts.data, states=False)
     starts = Starts(settings, np.arange(len(transitions)))
@@ -84,18 +86,6 @@ def roll_out_shard(
         return roll_out_blocks(parts, starts, settings, transitions, blocks, corrector)
 
     write_blocks(output, settings, shard, parts.inputs, transitions, corrector, make, compute)
-
-
-def horizon_of(settings: SynthesisSettings) -> int:
-    """The length of rollouts; refuses settings that no one-step model can serve."""
-    if settings.correction.terminals != "function":
-        raise InputError(
-            "correction.terminals: expected 'function', since a one-step model learns no terminals, "
-            f"found {settings.correction.terminals!r}"
-        )
-    if settings.horizon is None:
-        raise InputError("horizon: expected the length of a one-step model's rollouts, found null")
-    return settings.horizon
 
 
 def roll_out_blocks(
@@ -112,7 +102,8 @@ def roll_out_blocks(
     device = parts.compute.device
     columns = (transitions.observation, transitions.action)
     observation, action = (torch.from_numpy(column[source]).to(device) for column in columns)
-    shape = (horizon_of(settings), observation.shape[1] + action.shape[1] + 2)
+    horizon = cast(int, settings.horizon)  # `check_synthesis` has seen that it is there
+    shape = (horizon, observation.shape[1] + action.shape[1] + 2)
     rows, draws = (torch.from_numpy(values).to(device) for values in (source, starts.draw[numbers]))
     noise = trajectory_noise(settings.seed, rows, draws, shape, "rollout")
     padding = torch.from_numpy(~kept).to(device)

@@ -271,9 +271,9 @@ def steering(parsed: argparse.Namespace) -> None:
 
 def tables(parsed: argparse.Namespace) -> None:
     from dawm.analysis.tables import write_tables
-    from dawm.config import Matrix
+    from dawm.config import Experiment
 
-    write_tables(parsed.results, _settings(parsed, Matrix))
+    write_tables(parsed.results, _settings(parsed, Experiment))
 
 
 def timings(parsed: argparse.Namespace) -> None:

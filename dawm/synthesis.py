@@ -25,6 +25,7 @@ from dawm.blocks import (
 )
 from dawm.compute import CPU, Compute
 from dawm.config import CorrectionSettings, RequestSettings, SynthesisSettings
+from dawm.config.recipes import check_synthesis
 from dawm.correction import Corrector, Steps
 from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.transitions import NOT_APPLICABLE, Transitions, read_transitions
@@ -103,16 +104,8 @@ def synthesize_shard(
 ) -> None:
     """Writes shard number `shard` (from 0) into `output`."""
     shard_range(settings, shard)
-    if settings.horizon is not None:
-        raise InputError(f"horizon: expected null with a world model, whose window tells it, found {settings.horizon}")
     parts = Parts.load(dataset, world_model, inverse_dynamics, forward_dynamics, compute)
-    trained = parts.world_model.settings
-    levels = trained.diffusion_steps
-    if settings.sampling_steps > levels and trained.preconditioning != "edm":
-        raise InputError(
-            f"sampling_steps: expected at most the {levels} noise levels of {world_model}, "
-            f"found {settings.sampling_steps}"
-        )
+    check_synthesis(settings, parts.world_model.settings)
     transitions = read_transitions(parts.data, states=False)
     requests = Requests(parts.world_model, settings, transitions)
     corrector = parts.corrector(settings, transitions)

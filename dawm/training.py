@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from dawm.data.sealed import PROVENANCE, Sealed, open_sealed, seal, unseal, vers
 from dawm.data.weights import load_weights, save_weights
 from dawm.errors import DivergedError, InputError, StoppedError
 from dawm.progress import Progress
+from dawm.spent import note_spent
 
 FINISHED = ".finished.json"
 WEIGHTS = "model.safetensors"
@@ -117,6 +119,7 @@ def seal_training(run: TrainingRun, result: nn.Module, weights: str, metadata: M
     def note(content: Mapping[str, Any]) -> None:
         write_json(run.output / FINISHED, {"run": run.digest, "seal": content})
         (run.output / CHECKPOINT).unlink(missing_ok=True)
+        note_spent(run.output, run.digest)
 
     save_weights(run.output / weights, result)
     seal(
@@ -143,6 +146,8 @@ def take_up_finished(run: TrainingRun) -> bool:
             sealed.read(name)
     except (OSError, ValueError, KeyError, TypeError, InputError):
         return False
+    note_spent(run.output, run.digest)
+    print(f"{run.what}: had finished with these settings, inputs and code; sealed as it was", file=sys.stderr)
     return True
 
 

@@ -20,6 +20,7 @@ from dawm.cli import main, parser
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import read_transitions
 from dawm.errors import InputError
+from dawm.spent import SPENT
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = next(list(action.choices) for action in parser()._actions if isinstance(action.choices, dict))
@@ -201,7 +202,11 @@ def test_every_stage_seals_its_folder_with_its_kind_and_seed(small):
             assert sealed.provenance["seed"] == 5
         if kind != "dataset":
             assert sealed.provenance["inputs"]["dataset"] == open_sealed(small["dataset"], "dataset").digest
-        assert {path.name for path in folder.glob(".*")} <= {".lock", ".finished.json"}  # neither checkpoints nor parts
+        assert {path.name for path in folder.glob(".*")} <= {
+            ".lock",
+            ".finished.json",
+            ".spent.json",
+        }  # neither checkpoints nor parts
 
 
 @pytest.mark.parametrize("algorithm", ["td3_bc", "iql"])
@@ -500,7 +505,7 @@ def test_seal_refuses_a_damaged_shard_by_name(reading, small, output, capsys):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in (".lock", SPENT)}
 
 
 @pytest.mark.parametrize("stage", [*READERS, "export", "inspect", "compare"])
@@ -577,10 +582,10 @@ def test_data_without_pairs_to_learn_from_and_to_judge_by_is_refused(refused, tm
     assert str(tmp_path / "data") in message and "held-out" in message
 
 
-MATRIX = {
+EXPERIMENT = {
     "experiment": "e",
-    "datasets": ["hopper"],
-    "algorithms": ["td3_bc"],
+    "datasets": {"hopper": {"source": "local/hopper-medium"}},
+    "algorithms": {"td3_bc": {}},
     "augmentations": {"real": {"real_fraction": 1.0}},
     "seeds": [0],
     "world_model_seeds": [0],
@@ -588,13 +593,13 @@ MATRIX = {
 
 
 def test_tables_name_the_run_that_is_missing(refused, output):
-    message = refused("tables", "--results", output, "--settings", json.dumps(MATRIX))
+    message = refused("tables", "--results", output, "--settings", json.dumps(EXPERIMENT))
     assert str(output / "policies/hopper/td3_bc/real/seed-0") in message
 
 
 @pytest.mark.parametrize("key", ["datasets", "algorithms", "augmentations", "seeds", "world_model_seeds"])
-def test_tables_of_nothing_are_refused_by_key(refused, output, key):
-    settings = json.dumps(MATRIX | {key: type(MATRIX[key])()})
+def test_experiments_of_nothing_are_refused_by_key(refused, output, key):
+    settings = json.dumps(EXPERIMENT | {key: type(EXPERIMENT[key])()})
     assert f"--settings: {key}: expected at least 1 entries" in refused(
         "tables", "--results", output, "--settings", settings
     )

@@ -279,6 +279,13 @@ def test_verdict_is_of_the_first_other_arm_where_the_method_is_none_and_of_each_
     assert verdicts(alone["pairs"], alone["differences"]) == []
 
 
+def test_lead_is_that_of_the_arm_that_stands_for_the_method(tmp_path: Path) -> None:
+    written(tmp_path, table({"real": nothing, "dawm_paper": five}))
+    head, _, real, *_ = (tmp_path / "comparison" / "comparison.md").read_text().splitlines()
+    assert head.endswith("| `dawm_paper` above it | P(`dawm_paper` is better) |")
+    assert "`real`" in real and "+5.0 (+5.0 to +5.0)" in real
+
+
 def test_tables_of_several_experiments_are_read_together(tmp_path: Path) -> None:
     both = table({"real": nothing, "dawm": noisy})
     for arm, rows in both.groupby("augmentation"):

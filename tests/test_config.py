@@ -38,7 +38,6 @@ from dawm.config import (
     InverseDynamicsSettings,
     IQLSettings,
     LearnerSettings,
-    Matrix,
     RequestSettings,
     SteeringSettings,
     SynthesisSettings,
@@ -261,25 +260,25 @@ def test_one_step_recipe_is_read_and_shares_no_model_with_a_diffusion():
         ),
         (
             {"synthesis": {"correction": {"terminals": "function"}}},
-            f"synthesis.horizon: expected a length {WITHOUT_WORLD_MODEL}, found null",
+            "synthesis.horizon: expected the length of a one-step model's rollouts, found null",
         ),
         (
             {"synthesis": {"horizon": 7}},
-            f"synthesis.correction.terminals: expected 'function' {WITHOUT_WORLD_MODEL}, since a one-step model learns "
-            "no terminals, found 'learned'",
+            "synthesis.correction.terminals: expected 'function' with a one-step model, which learns no terminals, "
+            "found 'learned'",
         ),
         (
             {"synthesis": ONE_STEP["synthesis"] | {"guidance": 2.0}},
-            f"synthesis.guidance: is the diffusion's, expected no such key {WITHOUT_WORLD_MODEL}",
+            "synthesis.guidance: makes no difference with a one-step model, expected no such key",
         ),
         (
             {"synthesis": ONE_STEP["synthesis"] | {"request": {"amount": 2.0}}},
-            f"synthesis.request: is the diffusion's, expected no such key {WITHOUT_WORLD_MODEL}",
+            "synthesis.request: makes no difference with a one-step model, expected no such key",
         ),
         ({"world_model": {}}, "cloned_policy: expected null with a world_model, or world_model: null, found both"),
         (
-            {"world_model": {}, "cloned_policy": None, "inverse_dynamics": {}},
-            "synthesis.horizon: expected null with a world_model, whose window (8) tells it, found 7",
+            {"world_model": {}, "cloned_policy": None, "inverse_dynamics": {}, "forward_dynamics": None},
+            "synthesis.horizon: expected null with a world model, whose window (8) tells it, found 7",
         ),
         (
             {"world_model": {}, "cloned_policy": None, "forward_dynamics": None, "synthesis": {}},
@@ -308,6 +307,54 @@ def test_joint_recipe_needs_no_inverse_dynamics():
     recipe = {"world_model": {"actions": "joint"}, "inverse_dynamics": None}
     experiment = read(Experiment, changed("generators.dawm", recipe), "here")
     assert experiment.generators["dawm"].inverse_dynamics is None
+
+
+def test_joint_recipe_trains_no_inverse_dynamics_for_nothing(refused):
+    joint = {"world_model": {"actions": "joint"}, "inverse_dynamics": {}}
+    assert refused(changed("generators.dawm", joint)) == (
+        "generators.dawm.inverse_dynamics: expected null with world_model.actions 'joint', which infers no action, "
+        "found settings"
+    )
+    judged = {"correction": {"mode": "filter", "action_disagreement": {"value": 1}}}
+    recipe = joint | {"inverse_dynamics": {"members": 2}, "synthesis": judged}
+    assert read(Experiment, changed("generators.dawm", recipe), "here").generators["dawm"].inverse_dynamics is not None
+
+
+@pytest.mark.parametrize(
+    ("model", "synthesis", "key", "reason"),
+    [
+        ({"preconditioning": "edm", "diffusion_steps": 9}, {}, "world_model.diffusion_steps", "preconditioning 'edm'"),
+        ({"denoiser": "unet", "hidden": 64}, {}, "world_model.hidden", "denoiser 'unet'"),
+        ({"denoiser": "unet", "blocks": 2}, {}, "world_model.blocks", "denoiser 'unet'"),
+        ({"unet_channels": [32]}, {}, "world_model.unet_channels", "denoiser 'residual'"),
+        (
+            {"return_horizon": "window", "truncated_return": "as_is"},
+            {},
+            "world_model.truncated_return",
+            "return_horizon 'window'",
+        ),
+        ({"conditional": False, "discount": 0.9}, {}, "world_model.discount", "conditional false"),
+        ({"conditional": False, "return_scales": {"hopper": 4}}, {}, "world_model.return_scales", "conditional false"),
+        ({"conditional": False, "condition_dropout": 0.1}, {}, "world_model.condition_dropout", "conditional false"),
+        ({"conditional": False}, {"guidance": 2}, "synthesis.guidance", "world_model.conditional false"),
+        ({"conditional": False}, {"request": {"amount": 2}}, "synthesis.request", "world_model.conditional false"),
+        ({}, {"sigma_max": 50}, "synthesis.sigma_max", "world_model.preconditioning 'clean'"),
+        ({"preconditioning": "noise"}, {"rho": 5}, "synthesis.rho", "world_model.preconditioning 'noise'"),
+    ],
+)
+def test_setting_without_effect_is_refused(refused, model, synthesis, key, reason):
+    recipe = {"world_model": model, "synthesis": synthesis}
+    assert refused(changed("generators.dawm", recipe)) == (
+        f"generators.dawm.{key}: makes no difference with {reason}, expected no such key"
+    )
+
+
+def test_unconditional_models_expand_no_real_rows(refused):
+    recipe = {"world_model": {"conditional": False}, "synthesis": {"expansion": {"steps": 3}}}
+    assert refused(changed("generators.dawm", recipe)) == (
+        "generators.dawm.synthesis.expansion: expected null with world_model.conditional false, which grows from no "
+        "real row"
+    )
 
 
 def test_arm_of_an_unknown_generator_is_refused(refused):
@@ -383,10 +430,9 @@ def test_arms_may_be_of_some_learners_alone() -> None:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_experiment_and_its_matrix_survive_json(path):
+def test_experiments_survive_json(path):
     experiment = load_experiment(path)
-    for settings in (experiment, experiment.matrix()):
-        assert read(type(settings), json.loads(json.dumps(as_mapping(settings))), "here") == settings
+    assert read(Experiment, json.loads(json.dumps(as_mapping(experiment))), "here") == experiment
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
@@ -643,7 +689,7 @@ def test_values_that_are_no_mapping_are_refused_with_their_origin():
 # --- the schema and the table of keys ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [*STAGES, AlgorithmsSettings, Experiment, Matrix], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("settings", [*STAGES, AlgorithmsSettings, Experiment], ids=lambda cls: cls.__name__)
 def test_schema_is_a_valid_json_schema(settings):
     schema = json_schema(settings)
     jsonschema.Draft202012Validator.check_schema(schema)

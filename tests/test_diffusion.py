@@ -411,6 +411,19 @@ def test_windows_know_whether_terminal_successors_are_true(
         assert not windows.terminal_successors_known
 
 
+def test_changes_to_unknown_successors_are_no_unit(transitions: Transitions, seal_dataset: Callable[..., Path]) -> None:
+    """In such data a terminal row's own state stands in its successor's place, so that it seems not to move."""
+    still = np.where(transitions.terminal[:, None], transitions.observation, transitions.next_observation)
+    for known in (True, False):
+        data = open_sealed(seal_dataset(transitions, [0, 1], terminal_successors_known=known), "dataset")
+        rows, model = dataclasses.replace(transitions, next_observation=still), WorldModel(SMALL, 11, 3)
+        fit_normalizers(model, rows, transitions.episode < 2, data)
+        moved = (transitions.episode >= 2) & (known | ~transitions.terminal)
+        change = (still - transitions.observation)[moved].astype(np.float64)
+        assert isinstance(model.changes, Standardizer)
+        np.testing.assert_allclose(model.changes.std.numpy(), change.std(0), rtol=1e-4)
+
+
 def denoising(dataset: Path, transitions: Transitions, held_out: np.ndarray, settings: WorldModelSettings) -> Denoising:
     torch.manual_seed(1)
     model = WorldModel(settings, 11, 3)
@@ -448,8 +461,11 @@ def test_the_averaged_model_is_judged_by_the_same_windows_every_time(
     assert training.evaluate(2) == first
 
 
-def test_the_averaged_weights_are_kept_which_begin_as_the_seed_says(dataset: Path, tmp_path: Path) -> None:
-    settings = WorldModelSettings(**SHORT, gradient_steps=2, ema_every=10)  # so that nothing was averaged yet
+def test_the_averaged_weights_are_kept_which_begin_as_the_seed_says(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dawm.world_model.training.average_into", lambda average, model, rate: None)
+    settings = WorldModelSettings(**SHORT, gradient_steps=2)
     for seed in (0, 1):
         train_world_model(dataset, settings, tmp_path / str(seed), seed)
         torch.manual_seed(derived_seed(seed, "world-model", "weights"))

@@ -19,10 +19,11 @@ from dawm.analysis.physics import check_physics
 from dawm.cli import main
 from dawm.config import ExportSettings, InspectionSettings
 from dawm.data.export import export
-from dawm.data.sealed import open_sealed
-from dawm.data.transitions import Transitions
+from dawm.data.sealed import open_sealed, seal
+from dawm.data.transitions import Transitions, write_shard
 from dawm.environments.tasks import TASKS
 from dawm.errors import InputError
+from dawm.layout import shard_name
 
 NAME = "hopper_medium-v2.hdf5"
 SETTINGS = InspectionSettings(rows=300)
@@ -220,6 +221,50 @@ def test_synthetic_transitions_are_inspected_too(synthetic: Path) -> None:
     assert found.facts["kind"] == "synthetic" and found.facts["episodes"] == 700
     assert found.facts["length"]["largest"] == 3  # a window of four rows
     np.testing.assert_array_equal(steps.step, steps.horizon_step - 1)
+
+
+Write = Callable[[Transitions], Path]
+
+
+@pytest.fixture
+def write_synthetic(transitions: Transitions, tmp_path: Path) -> Callable[..., Path]:
+    """Real rows in a sealed folder of synthetic ones: write(rows, source_row, horizon_step, **more metadata)."""
+
+    def write(rows: Transitions, source_row: list[int], horizon_step: list[int], **metadata: Any) -> Path:
+        none = np.full(len(rows), -1, np.int32)
+        sources, steps = np.array(source_row, np.int64), np.array(horizon_step, np.int16)
+        grown = dataclasses.replace(rows, episode=none, step=none, source_row=sources, horizon_step=steps)
+        write_shard(tmp_path / shard_name(0, 1), dataclasses.replace(grown, qpos=None, qvel=None))
+        facts = {"environment": "Hopper-v4", "observation_dim": 11, "action_dim": 3, **metadata}
+        seal(tmp_path, "synthetic", files=[shard_name(0, 1)], settings={}, metadata=facts)
+        return tmp_path
+
+    return write
+
+
+def test_trajectories_whose_first_steps_were_dropped_are_told_apart(
+    transitions: Transitions, write_synthetic: Callable[..., Path]
+) -> None:
+    sources, steps = [5, 5, 9, 9, 9, 9, 2], [1, 2, 2, 3, 6, 7, 3]
+    found = inspect(str(write_synthetic(transitions.take(slice(0, 7)), sources, steps)), SETTINGS)
+    assert found.lengths.tolist() == [2, 2, 2, 1]
+    np.testing.assert_allclose(found.returns, np.add.reduceat(transitions.reward[:7].astype(float), [0, 2, 4, 6]))
+
+
+def test_rows_of_several_steps_are_not_judged_as_one(
+    transitions: Transitions, write_synthetic: Callable[..., Path]
+) -> None:
+    first = np.flatnonzero((transitions.step % 7 == 0) & (np.arange(len(transitions)) < len(transitions) - 6))
+    first = first[transitions.episode[first] == transitions.episode[first + 6]]
+    rows = dataclasses.replace(
+        transitions.take(first),
+        next_observation=transitions.next_observation[first + 6],
+        terminal=transitions.terminal[first + 6],
+    )
+    numbers, ones = list(range(len(rows))), [1] * len(rows)
+    found = inspect(str(write_synthetic(rows, numbers, ones, n_step=7)), SETTINGS)
+    assert found.physics.method == "none" and not found.physics.alarm
+    assert found.physics.verdict == "not possible: a row spans up to 7 steps"
 
 
 # --- the command ------------------------------------------------------------------------------------------------

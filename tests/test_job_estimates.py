@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dawm.cli import main
-from dawm.config import Experiment, WorldModelSettings, as_yaml, read
+from dawm.config import RANDOM_TRANSITIONS, Experiment, WorldModelSettings, as_yaml, read
 from dawm.job_estimates import GROWTH, QUEUED, STARTED, plan
 from dawm.jobs import jobs
 from dawm.layout import Layout
@@ -80,6 +80,13 @@ def test_same_experiment_takes_as_long_again(tmp_path: Path, measured: Path) -> 
         "animate",
         "report",
     }
+
+
+def test_random_policies_collect_what_they_do_where_nothing_is_said(tmp_path: Path, measured: Path) -> None:
+    source = {"source": "random", "environment": {"id": "Pendulum-v1", "termination": {}}}
+    said = by_stage(config(tmp_path, datasets={"pendulum": source | {"transitions": RANDOM_TRANSITIONS}}), measured)
+    unsaid = by_stage(config(tmp_path, datasets={"pendulum": source}), measured)
+    assert unsaid["export"] == said["export"] < SECONDS["export"]
 
 
 def test_jobs_without_a_name_are_known_too(tmp_path: Path, measured: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learner_tables import table_of
 from safetensors.numpy import load_file
 from scipy import stats
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from dawm.config import BCSettings, BestBCSettings, ExportSettings, IQLSettings,
 from dawm.data.export import export
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import open_sealed, seal
-from dawm.data.table import Table, table_of
+from dawm.data.table import Table
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.data.weights import save_weights
 from dawm.environments.evaluation import Evaluator
@@ -628,6 +629,8 @@ def test_ten_percent_bc_clones_the_best_tenth_with_the_statistics_of_all(
     [
         ("d4rl/hopper-medium-v2", ("deterministic", 0.001, 0.7, 3.0, True)),
         ("local/hopper-medium-replay", ("deterministic", 0.001, 0.7, 3.0, True)),
+        ("hdf5:hopper_medium-v2.hdf5", ("deterministic", 0.001, 0.7, 3.0, True)),
+        ("hdf5:data/hopper_medium_replay-v2.hdf5", ("deterministic", 0.001, 0.7, 3.0, True)),
         ("d4rl/hopper-medium-expert-v2", ("gaussian", 0.005, 0.5, 6.0, False)),
         ("d4rl/walker2d-medium-v2", ("gaussian", 0.005, 0.7, 3.0, False)),
         ("hdf5:somewhere/mine.hdf5", ("gaussian", 0.005, 0.7, 3.0, False)),

@@ -224,9 +224,23 @@ def test_command_writes_and_seals_what_the_functions_do(models: Models, rolled: 
         ("-p", {}, "--forward-dynamics: expected a forward model for the cloned policy to act in, found none"),
         ("fpi", {}, "--inverse-dynamics: expected none with --cloned-policy"),
         ("fp", {"horizon": "null"}, "horizon: expected the length of a one-step model's rollouts, found null"),
-        ("fp", {"correction": "{}"}, "correction.terminals: expected 'function', since a one-step model learns no"),
+        (
+            "fp",
+            {"correction": "{}"},
+            "correction.terminals: expected 'function' with a one-step model, which learns no",
+        ),
         ("fp", {"correction": "{terminals: both}"}, "learns no terminals, found 'both'"),
-        ("wi", {"sampling_steps": 3}, "horizon: expected null with a world model, whose window tells it, found 5"),
+        ("wi", {"sampling_steps": 3}, "horizon: expected null with a world model, whose window (4) tells it, found 5"),
+        (
+            "fp",
+            {"expansion": "{steps: 3}"},
+            "expansion: makes no difference with a one-step model, expected no such key",
+        ),
+        (
+            "wi",
+            {"horizon": "null", "sampling_steps": 3, "expansion": "{steps: 20}"},
+            "expansion.steps: expected at most 3, the steps of a window of 4 rows, found 20",
+        ),
         ("w", {"horizon": "null", "sampling_steps": 3}, "generates no actions; give --inverse-dynamics"),
         (
             "fp",

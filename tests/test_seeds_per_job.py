@@ -28,6 +28,7 @@ from dawm.offline_rl.graphs import GraphedSteps
 from dawm.offline_rl.policy import load_policy
 from dawm.offline_rl.td3_bc import TD3BC
 from dawm.offline_rl.training import PolicyRun, PolicyTraining, of_one_step, train_policies, train_policy
+from dawm.spent import SPENT
 from dawm.synthesis import seal_synthetic, synthesize_shard
 from dawm.training import FINISHED, TrainingRun
 
@@ -47,7 +48,7 @@ class Killed(BaseException):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != SPENT}
 
 
 def numbers(path: Path) -> np.ndarray:

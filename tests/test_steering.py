@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +15,7 @@ import torch
 
 from dawm.analysis.statistics import hierarchical_interval
 from dawm.analysis.steering import Ground, imagined_from, open_loop, steer, true_rewards
-from dawm.analysis.steering_page import markdown
+from dawm.analysis.steering_page import markdown, page
 from dawm.config import (
     CorrectionSettings,
     EnvironmentSettings,
@@ -316,7 +317,30 @@ def test_recipes_made_of_anothers_rollouts_are_not_steered_again() -> None:
 
 def test_decisions_are_told_in_milliseconds_and_what_was_not_measured_by_a_dash() -> None:
     rows = [("closed", "cpu_seconds_per_decision", 0.0123), ("open", "true_reward", 1.5)]
-    facts = {"dataset": "hopper", "recipe": "dawm", "world_model_seed": 0, "request": 1.0}
+    facts = {"dataset": "hopper", "recipe": "dawm", "world_model_seed": 0, "request": 1.0, "return_to_go": 327.4}
     table = pd.DataFrame([{**facts, "loop": loop, "quantity": quantity, "value": v} for loop, quantity, v in rows])
     line = markdown(table).splitlines()[-1]
-    assert line == "| hopper | dawm | 1 | – | 1.50 | – | – | – | 12.30 |"
+    assert line == "| hopper | dawm | 1 | 327 | – | 1.50 | – | – | – | 12.30 |"
+
+
+def test_page_shows_every_recipe_at_the_return_that_it_is_asked_for() -> None:
+    """1 is another return to a model with other `return_scales`."""
+    scales = {f"recipe_{number}": 100.0 * (number + 1) for number in range(18)}
+    quantities = {"imagined_reward": "open", "true_reward": "open", "behaviour_reward": "open"}
+    quantities |= {"normalized_score": "closed"}
+    rows = [
+        ("hopper", recipe, 0, loop, quantity, request, request * scale, 1.0, 0.5, 1.5)
+        for recipe, scale in scales.items()
+        for quantity, loop in quantities.items()
+        for request in (0.5, 1.0)
+    ]
+    names = ["dataset", "recipe", "world_model_seed", "loop", "quantity", "request", "return_to_go", "value"]
+    figure = page(pd.DataFrame(rows, columns=[*names, "low", "high"]))
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    looks = [(line.get_color(), line.get_marker()) for line in legend.get_lines()][: len(scales)]
+    assert labels[:18] == list(scales) and len(set(looks)) == 18
+    for axes, lines in zip(figure.axes, (2, 1), strict=True):
+        drawn = [line.get_xdata().tolist() for line in axes.get_lines() if line.get_marker() != "None"]
+        assert drawn == [[0.5 * scale, scale] for scale in scales.values() for _ in range(lines)]
+    plt.close(figure)

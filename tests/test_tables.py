@@ -50,6 +50,7 @@ from dawm.errors import InputError
 from dawm.layout import Layout, Run, filmed_runs, runs
 from dawm.offline_rl.training import train_policy
 from dawm.rendering import choose_renderer
+from dawm.spent import SPENT
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORTED = ("comparison", "figures", "timings")
@@ -63,8 +64,8 @@ LEARNER = {"gradient_steps": 48, "evaluate_every": 4, "evaluation_episodes": 1, 
 TINY = {
     "experiment": "tiny",
     "seeds": [3, 4],
-    "datasets": {"hopper": {"source": "local/hopper-medium-replay", "transitions": 3000}},
-    "generators": {"dawm": {"synthesis": {"shards": 2}}},
+    "datasets": {"hopper": {"source": "local/hopper-medium-replay", "transitions": 3000, "rows_per_shard": 1000}},
+    "generators": {"dawm": {"synthesis": {"trajectories": 700, "shards": 2, "sampling_steps": 3}}},
     "augmentations": {"real": {"real_fraction": 1.0}, "dawm": {"real_fraction": 0.5}},
     "algorithms": {"td3_bc": LEARNER},
     "assessment": {"rows": 40},
@@ -87,7 +88,7 @@ class Results:
             return list(csv.DictReader(file))
 
     def write(self) -> None:
-        write_tables(self.root, self.experiment.matrix())
+        write_tables(self.root, self.experiment)
 
     def draw(self) -> None:
         draw_all(self.layout.tables, self.layout.figures)
@@ -316,7 +317,7 @@ def test_seed_of_a_world_model_is_written_in_full(results, tmp_path):
     again = results.copied(tmp_path / "tiny", "datasets", "policies")
     for folder in (Layout.synthetic, Layout.assessment):
         shutil.copytree(folder(results.layout, "hopper", "dawm", 0), folder(again.layout, "hopper", "dawm", 1234567))
-    write_tables(again.root, dataclasses.replace(again.experiment.matrix(), world_model_seeds=(1234567,)))
+    write_tables(again.root, dataclasses.replace(again.experiment, world_model_seeds=(1234567,)))
     found = {(row["augmentation"], row["world_model_seed"]) for row in again.table("scores")}
     assert found == {("real", ""), ("dawm", "1234567")}
 
@@ -388,8 +389,54 @@ def test_tables_refuse_runs_on_another_data_set(results, tmp_path):
     again = results.copied(tmp_path / "tiny")
     shutil.rmtree(again.layout.dataset("hopper"))
     source = write_hdf5(tmp_path / "hopper_x.hdf5", hopper_columns())
-    export(ExportSettings(source=f"hdf5:{source}"), again.layout.dataset("hopper"))
-    assert str(again.root) in refusal(again.write)
+    settings = ExportSettings(source=f"hdf5:{source}")
+    export(settings, again.layout.dataset("hopper"))
+    other = dataclasses.replace(again.experiment, datasets={"hopper": settings})
+    assert "on another data set; train it again" in refusal(lambda: write_tables(again.root, other))
+
+
+@pytest.mark.parametrize(
+    ("change", "folder", "expected", "found"),
+    [
+        ({"algorithms": {"td3_bc": LEARNER | {"hidden": 16}}}, "policies/hopper/td3_bc/real/seed-3", "hidden 16", "8"),
+        ({"assessment": {"rows": 50}}, "assessments/hopper/dawm/seed-0", "rows 50", "40"),
+        (
+            {"generators": {"dawm": {"synthesis": TINY["generators"]["dawm"]["synthesis"] | {"guidance": 2}}}},
+            "synthetic/hopper/dawm/seed-0",
+            "guidance 2.0",
+            "1.2",
+        ),
+        (
+            {"augmentations": {"real": {"real_fraction": 1.0}, "dawm": {"real_fraction": 0.25}}},
+            "policies/hopper/td3_bc/dawm/seed-3",
+            "real_fraction 0.25",
+            "0.5",
+        ),
+    ],
+)
+def test_what_was_made_with_other_settings_is_refused(results, tmp_path, change, folder, expected, found):
+    """Without Snakemake's own records nothing else would notice."""
+    again = results.copied(tmp_path / "tiny")
+    other = Results(again.root, read(Experiment, TINY | change, "here"))
+    sentence = f"{again.root / folder}: expected {expected}, as the config has it, found {found}; remove it, and "
+    for attempt in (other.write, other.report):
+        assert refusal(attempt).startswith(sentence)
+    assert not again.layout.tables.exists()
+    shutil.rmtree(again.root / "synthetic")  # what is not there cannot be of other settings
+    again.write()
+
+
+def test_what_earlier_attempts_spent_is_part_of_a_training_s_time(results, tmp_path):
+    path = tmp_path / "benchmarks" / "train-policy/hopper/td3_bc/real/seed-3.tsv"
+    path.parent.mkdir(parents=True)
+    path.write_text("s\tmax_rss\tcpu_time\n60.5\t200\t50\n")
+    attempts = [{"attempt": name, "wall_seconds": 100.25, "cpu_seconds": 90.5} for name in ("first", "second", "last")]
+    folder = tmp_path / "policies/hopper/td3_bc/real/seed-3"
+    folder.mkdir(parents=True)
+    (folder / SPENT).write_text(json.dumps({"run": "this", "attempts": attempts}))
+    write_timings(tmp_path, results.experiment, tmp_path)
+    (row,) = csv.DictReader((tmp_path / "timings.csv").open())
+    assert (row["wall_seconds"], row["cpu_seconds"]) == ("261", "231")
 
 
 def test_timings_come_from_the_benchmark_files_that_are_there(results, tmp_path):
@@ -677,7 +724,7 @@ def test_report_tells_what_every_arm_is_and_costs(results, real_only):
     drawn = curves.loc[curves["augmentation"] == "dawm", "real_share"].mean()
     assert arm[2] == f"{drawn:.3f}" and 0.3 < drawn < 0.7
     assert arm[3] == (
-        "conditional diffusion over windows, actions by inverse dynamics; window 8; trajectories 150,000, "
+        "conditional diffusion over windows, actions by inverse dynamics; window 8; trajectories 700, "
         "sampling steps 3, temperature 0.5, asked for a start's own return g and 0.1 |g| more"
     )
     costs = [row for row in page.rows if row[0] == "TD3+BC" and len(row) == 5]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import math
 import os
@@ -47,7 +48,9 @@ from dawm.data.files import write_json
 from dawm.data.sealed import PROVENANCE, open_sealed
 from dawm.errors import DivergedError
 from dawm.randomness import derived_seed, generator
+from dawm.spent import SPENT, spent_before
 from dawm.training import FINISHED, adam, average_into, cosine_rate, ema_rate, refuse_diverged, train
+from dawm.world_model.training import load_world_model, train_world_model
 
 STEPS, CHECKPOINT_EVERY, KILLED_AT = 30, 10, 17
 STAGES = (
@@ -157,7 +160,7 @@ class Watch:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != SPENT}
 
 
 def test_killed_and_resumed_run_ends_with_the_same_bytes(
@@ -171,6 +174,26 @@ def test_killed_and_resumed_run_ends_with_the_same_bytes(
     assert watch.steps == list(range(CHECKPOINT_EVERY, STEPS))
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
     assert CHECKPOINT not in contents(tmp_path / "killed")
+
+
+def test_what_earlier_attempts_spent_is_told_until_another_run_begins(
+    stage: tuple[ModuleType, Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt is a process; what it did after its last checkpoint was in vain, and nobody knows it."""
+    module, run = stage
+    watch = Watch(module, monkeypatch)
+
+    def before(attempt: str, run: Stage, seed: int = 3) -> tuple[float, float]:
+        monkeypatch.setattr("dawm.spent._ATTEMPT", attempt)
+        run(tmp_path, seed)
+        return spent_before(tmp_path)
+
+    assert before("first", functools.partial(watch.killed, run)) == (0, 0)
+    wall, cpu = before("second", run)
+    assert wall > 0 and cpu > 0
+    more_wall, more_cpu = before("third", run)  # finds it finished
+    assert more_wall > wall and more_cpu > cpu
+    assert before("fourth", run, seed=4) == (0, 0)
 
 
 @pytest.mark.parametrize("place", ["note", "seal"])
@@ -575,3 +598,15 @@ def test_training_in_a_thread_leaves_signals_alone(tmp_path: Path) -> None:
     thread.start()
     thread.join()
     assert (tmp_path / "metrics.csv").is_file() and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_kept_weights_are_averages_of_trained_ones_however_seldom_they_are_averaged(
+    dataset: Path, tmp_path: Path
+) -> None:
+    for name, every in (("seldom", 50), ("each", 1)):
+        settings = WorldModelSettings(
+            window=4, hidden=8, blocks=1, batch_size=16, gradient_steps=5, ema_every=every, ema_decay=0.0
+        )
+        train_world_model(dataset, settings, tmp_path / name, seed=0)
+    seldom, each = (load_world_model(tmp_path / name)[0].denoiser.state_dict() for name in ("seldom", "each"))
+    assert all(torch.equal(seldom[name], each[name]) for name in each)

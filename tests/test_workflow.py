@@ -354,13 +354,79 @@ def test_the_default_config_does_not_leak_into_another(finished: Path) -> None:
         != quick["generators"]["dawm"]["world_model"]["learning_rate"]
     )
     assert settings["tables"]["seeds"] == [0, 3]
-    assert settings["tables"]["datasets"] == ["hopper"]
+    assert list(settings["tables"]["datasets"]) == ["hopper"]
 
 
 def test_without_a_config_file_the_quickstart_runs(finished: Path) -> None:
     run = snakemake(finished, "--dry-run", "--config", "experiment=renamed", config=None)
     assert run.returncode == 0, run.stderr
     assert "results/renamed/policies/hopper-medium-replay/td3_bc/dawm/seed-2/provenance.json" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "planned"),
+    [("seeds=[3]", r"train_policy +4"), ("compute={seeds_per_job: 2}", r"train_policy_seeds_0_to_3 +4")],
+)
+def test_what_is_nested_may_be_changed_on_the_command_line(tmp_path: Path, change: str, planned: str) -> None:
+    run = snakemake(clone(tmp_path), "--dry-run", "--config", change)
+    assert run.returncode == 0, run.stderr
+    assert re.search(f"^{planned}$", run.stdout + run.stderr, re.M)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("sedes=[0]", "tiny.yaml and --config: sedes: unknown key; expected one of "),
+        ("seeds=[x]", "tiny.yaml and --config: seeds.0: expected a whole number, found 'x'"),
+    ],
+)
+def test_what_is_wrong_on_the_command_line_is_told_of_it(tmp_path: Path, change: str, sentence: str) -> None:
+    run = snakemake(clone(tmp_path), "--dry-run", "--config", change)
+    assert run.returncode != 0 and sentence in run.stderr and "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("run", ["hopper/td3_bc/other/seed-0", "hopper/bc/real/seed-0", "hopper/td3_bc/dawm/seed-9"])
+def test_names_that_the_config_lacks_are_made_by_no_rule(finished: Path, run: str) -> None:
+    found = snakemake(finished, "--dry-run", "--", f"results/tiny/policies/{run}/provenance.json")
+    said = found.stdout + found.stderr
+    assert found.returncode != 0 and "No rule to produce" in said and "Traceback" not in said
+
+
+def test_a_checkout_may_be_moved_with_its_results(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "elsewhere")
+    assert planned(tmp_path / "elsewhere") == set()
+
+
+def test_modules_on_the_users_path_are_found(tmp_path: Path) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "swinging.py").write_text(
+        "import gymnasium\ngymnasium.register('Swing-v0', 'gymnasium.envs.classic_control.pendulum:PendulumEnv', "
+        "max_episode_steps=50)\n"
+    )
+    folder = clone(tmp_path)
+    values = yaml.safe_load((folder / "tiny.yaml").read_text())
+    environment = {"id": "swinging:Swing-v0", "termination": {}}
+    values["datasets"] = {"swing": {"source": "random", "transitions": 1000, "environment": environment}}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
+    run = subprocess.run(
+        command("--", "results/tiny/datasets/swing/provenance.json"),
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "modules")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_an_inspection_that_breaks_is_no_alarm(finished: Path, tmp_path: Path) -> None:
+    folder = clone(tmp_path)
+    shutil.copytree(finished / "results" / "tiny" / "datasets", folder / "results" / "tiny" / "datasets")
+    path = folder / "dawm" / "analysis" / "inspection.py"
+    path.write_text(path.read_text() + "\n\ndef save_inspection(*_):\n    raise RuntimeError('it broke')\n")
+    run = snakemake(folder, "--", "results/tiny/inspections/hopper/provenance.json")
+    assert run.returncode != 0
+    assert "it broke" in run.stdout + run.stderr and "latency" not in run.stdout + run.stderr
 
 
 @pytest.mark.parametrize("config", sorted(path.name for path in (ROOT / "config").glob("*.yaml")))
@@ -412,6 +478,33 @@ def test_profiles_plan_the_same_jobs_and_give_a_gpu_to_those_that_use_one(tmp_pa
     given = {rule for rule, resources in jobs if all(one in resources for one in PROFILES[profile])}
     assert given == {"train_world_model", "train_inverse_dynamics", "synthesize", "train_policy"}
     assert not any("gpu=1" in resources for rule, resources in jobs if rule not in given)
+
+
+def test_jobs_on_a_cluster_may_be_larger_than_the_machine_that_sends_them(tmp_path: Path) -> None:
+    folder = clone(tmp_path)
+    site = yaml.safe_load((folder / "profiles/slurm/site.yaml").read_text())
+    site |= {"extra": "--constraint=avx512", "gpu_extra": "--constraint=a100"}
+    (folder / "site.yaml").write_text(yaml.safe_dump(site))
+    seeds = 2 * (os.cpu_count() or 1)
+    options = ["--configfile", "tiny.yaml", "--workflow-profile", "slurm", "--dry-run", "--config"]
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "snakemake", *options),
+            f"seeds={list(range(seeds))}",
+            f"compute={{seeds_per_job: {seeds}, evaluation_processes: {seeds}}}",
+        ],
+        cwd=folder,
+        env=os.environ | {"DAWM_SITE": "site.yaml"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    blocks = dict(re.findall(r"^rule (\w+):$(.*?)(?=^\[|\Z)", run.stdout, re.M | re.S))
+    learners = blocks[f"train_policy_seeds_0_to_{seeds - 1}"]
+    assert f"threads: {seeds}\n" in learners
+    assert "slurm_extra=--constraint=a100" in learners and "slurm_partition=gpu" in learners
+    assert "slurm_extra=--constraint=avx512" in blocks["export"] and "slurm_partition=cpu" in blocks["export"]
 
 
 @pytest.mark.parametrize("profile", PROFILES)

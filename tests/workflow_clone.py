@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dawm.spent import SPENT
+
 ROOT = Path(__file__).resolve().parents[1]
 TRAVELS = ("Snakefile", "workflow", "dawm", "config", "profiles", "environment.yml")
 
@@ -42,7 +44,7 @@ def files(folder: Path) -> dict[str, bytes]:
     found = {
         str(path.relative_to(results)): path.read_bytes()
         for path in sorted(results.rglob("*"))
-        if path.is_file() and path.relative_to(results).parts[0] not in skipped
+        if path.is_file() and path.relative_to(results).parts[0] not in skipped and path.name != SPENT
     }
     cost = re.compile(rb'<section id="cost">.*?</section>', re.S)
     assert len(cost.findall(found["report.html"])) == 1

@@ -20,7 +20,7 @@ from dawm.analysis.replaying import one_step_change, state_error
 from dawm.config import AnimationSettings, as_mapping
 from dawm.data.files import only_writer, whole_file
 from dawm.data.sealed import Sealed, open_sealed, refuse_other, seal, unseal
-from dawm.data.transitions import Transitions, held_out_rows, read_transitions
+from dawm.data.transitions import Transitions, held_out_rows, read_transitions, usable_pairs
 from dawm.environments.oracle import Oracle
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
@@ -88,7 +88,7 @@ def rollouts(oracle: Oracle, data: Sealed, grown: Transitions, settings: Animati
     """Whole trajectories from held-out starts, drawn by the settings' seed."""
     real = read_transitions(data, states=False)
     grown = grown.take(held_out_rows_of_sources(grown, held_out_rows(data, real)))
-    change, length = one_step_change(real), int(grown.horizon_step.max(initial=0))
+    change, length = one_step_change(real.take(usable_pairs(data, real))), int(grown.horizon_step.max(initial=0))
     firsts = np.flatnonzero(grown.horizon_step == 1)
     whole = firsts[firsts + length <= len(grown)]
     last = whole + length - 1

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from dawm.analysis.run_scores import SCORE
-from dawm.analysis.style import METHOD, REFERENCE, learner_name, learners, method_of, reference_name
+from dawm.analysis.style import REFERENCE, learner_name, learners, method_of, reference_name
 
 PANEL = ["algorithm", "data_fraction", "augmentation"]
 
 
-def compared(aggregates: pd.DataFrame, pairs: pd.DataFrame, method: str = METHOD) -> list[dict[str, Any]]:
+def compared(aggregates: pd.DataFrame, pairs: pd.DataFrame, method: str) -> list[dict[str, Any]]:
     """A row for each arm's IQM, with the pairs `above` (it against the reference arm) and `lead` (the method against
     it), None where there are none."""
     known = _by_arms(pairs)
@@ -59,8 +59,9 @@ def markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
     """IQM by arm, its distance from the reference and that of the means, and the method's lead over it."""
     parts = aggregates["data_fraction"].nunique() > 1
     heads = ["data sets × seeds", "IQM (95 % interval)", f"above `{REFERENCE}`", "mean, above it", "better on"]
-    lines = _head(parts, [*heads, f"`{METHOD}` above it", f"P(`{METHOD}` is better)"])
-    for row in compared(aggregates, pairs):
+    method = method_of(pairs["augmentation"])
+    lines = _head(parts, [*heads, f"`{method}` above it", f"P(`{method}` is better)"])
+    for row in compared(aggregates, pairs, method):
         above, lead = row["above"], row["lead"]
         cells = _place(parts, row["algorithm"], row["data_fraction"], row["augmentation"])
         cells += [f"{row['datasets']} × {row['seeds']}", _estimate(row, "value", ".1f")]
@@ -76,7 +77,7 @@ def iqm_markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
     columns = {name: aggregates[aggregates["algorithm"] == name] for name in learners(aggregates)}
     places = [(name, fraction) for name, rows in columns.items() for fraction in rows["data_fraction"].unique()]
     cells: dict[str, dict[tuple[str, float], str]] = {}
-    for row in compared(aggregates, pairs):
+    for row in compared(aggregates, pairs, method_of(pairs["augmentation"])):
         algorithm, fraction = row["algorithm"], row["data_fraction"]
         numbers = _estimate(row, "value", ".1f")
         if algorithm in columns:

@@ -21,8 +21,7 @@ from dawm.analysis.statistics import Statistic, bootstrap_interval, hierarchical
 from dawm.config import AssessmentSettings, as_mapping
 from dawm.data.files import only_writer, write_csv
 from dawm.data.sealed import open_sealed, refuse_other, seal, unseal
-from dawm.data.transitions import Transitions, held_out_rows, read_transitions
-from dawm.dynamics import usable_pairs
+from dawm.data.transitions import Transitions, held_out_rows, read_transitions, usable_pairs
 from dawm.environments.oracle import Oracle
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
@@ -152,7 +151,7 @@ def assess(
             grown = dataclasses.replace(grown, episode=transitions.episode[grown.source_row])
         judge = Judge(
             Oracle(task_of_metadata(data.metadata)),
-            one_step_change(transitions),
+            one_step_change(transitions.take(usable)),
             Reference.of(drawn_rows(transitions.take(train), REFERENCE_ROWS, settings, "known"), unseen),
             settings,
         )

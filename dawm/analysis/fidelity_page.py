@@ -23,6 +23,7 @@ from dawm.config import Experiment, decisive
 from dawm.data.files import only_writer, write_csv, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
 from dawm.errors import InputError
+from dawm.jobs import check_settings
 from dawm.layout import Layout, all_synthetic_sets, trained_models
 
 COLUMNS = {
@@ -45,6 +46,7 @@ def write_fidelity(results: Path, experiment: Experiment) -> None:
     layout = Layout(results)
     if not experiment.generators:
         raise InputError("generators: expected a recipe of synthetic transitions, found none")
+    check_settings(layout, experiment, ["fidelity"])
     check_scales({name: open_sealed(layout.dataset(name), "dataset") for name in experiment.datasets})
     assessments = {key: open_sealed(layout.assessment(*key), "assessment") for key in all_synthetic_sets(experiment)}
     models = {key: open_sealed(folder, key[1]) for key, folder in trained_models(layout, experiment).items()}

@@ -23,12 +23,11 @@ from dawm.config import (
     InspectionSettings,
     as_mapping,
 )
-from dawm.data.export import episode_returns
 from dawm.data.files import only_writer, write_csv, write_json
 from dawm.data.sealed import PROVENANCE, Sealed, open_sealed, seal, unseal
 from dawm.data.sources import open_source
 from dawm.data.sources.hdf5 import count_not_finite
-from dawm.data.transitions import Transitions, number_episodes, read_transitions
+from dawm.data.transitions import Transitions, next_step, number_episodes, read_transitions
 from dawm.environments.tasks import Task, task_of_metadata
 from dawm.errors import InputError
 
@@ -61,7 +60,7 @@ def inspect(dataset: str, settings: InspectionSettings, environment: str | None 
     transitions, task, facts = _load(dataset, environment)
     real = transitions if (transitions.episode >= 0).all() else _renumbered(transitions)
     lengths = np.bincount(real.episode)
-    returns = episode_returns(real)
+    returns = np.bincount(real.episode, weights=real.reward.astype(np.float64))
     facts |= {
         "environment": task.environment,
         "rows": len(real),
@@ -80,7 +79,11 @@ def inspect(dataset: str, settings: InspectionSettings, environment: str | None 
         "action_saturation": _saturation(real.action, task),
     }
     true_successor = ~real.terminal if facts.get("terminal_successors_known") is False else np.ones(len(real), bool)
-    physics = check_physics(real, task, true_successor, settings)
+    physics = (
+        Physics("none", f"not possible: a row spans up to {n_step} steps")
+        if (n_step := facts.get("n_step", 1)) != 1
+        else check_physics(real, task, true_successor, settings)
+    )
     return Inspection(dataset, facts, physics, returns, lengths, real, task)
 
 
@@ -131,9 +134,9 @@ def _origin(sealed: Sealed) -> dict[str, Any]:
 
 
 def _renumbered(synthetic: Transitions) -> Transitions:
-    """Synthetic trajectories as episodes: one begins at horizon step 1."""
+    """Synthetic trajectories as episodes; where rows were dropped, what is left of one as several."""
     columns = synthetic.columns()
-    last = np.append(synthetic.horizon_step[1:] == 1, True)
+    last = np.append(~next_step(synthetic.take(slice(-1)), synthetic.take(slice(1, None))), True)
     columns["episode"], columns["step"] = number_episodes(last)
     return Transitions(**columns)  # type: ignore[arg-type]
 

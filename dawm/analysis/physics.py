@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dawm.analysis.replaying import one_step_change, state_error
 from dawm.config import InspectionSettings
 from dawm.data.transitions import Transitions
 from dawm.environments.oracle import Oracle, TrueStep
@@ -57,16 +58,15 @@ def check_physics(
         true = oracle.step(sample.observation.astype(np.float64), sample.action)
     else:
         true = oracle.step_from(states[0][drawn], states[1][drawn], sample.action)
-    change = (transitions.next_observation - transitions.observation).std(0, dtype=np.float64)
+    change = one_step_change(transitions.take(true_successor))
     return _judge("observations" if states is None else "stored states", sample, true, change, float(known.mean()))
 
 
 def _judge(method: str, sample: Transitions, true: TrueStep, change: np.ndarray, coverage: float) -> Physics:
     error = np.abs(sample.next_observation - true.next_observation)
     reward_error = np.abs(sample.reward - true.reward)
-    scale = np.where(change > 0, change, 1.0)
-    relative = float(np.median((error / scale).mean(1)))
-    still = float(np.median((np.abs(sample.observation - true.next_observation) / scale).mean(1)))
+    relative = float(np.median(state_error(sample.next_observation, true.next_observation, change)))
+    still = float(np.median(state_error(sample.observation, true.next_observation, change)))
     same = (error <= FLOAT32_ROUNDING * np.maximum(1, np.abs(true.next_observation))).all(1)
     same &= reward_error <= FLOAT32_ROUNDING * np.maximum(1, np.abs(true.reward))
     same &= sample.terminal == true.terminal

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from dawm.config import ExpansionSettings, GeneratorSettings, RequestSettings, ThresholdSettings
-from dawm.config.recipes import ROLLOUT_KEYS
+from dawm.config.recipes import unheeded_in_synthesis
 
 PARTS = {
     "world_model": "",
@@ -44,13 +44,7 @@ CHOICES = {
     },
 }
 KIND = {"world_model.actions", "world_model.conditional"}
-UNCONDITIONAL = {
-    *(f"world_model.{name}" for name in ("discount", "return_scales", "return_horizon", "truncated_return")),
-    *("world_model.condition_dropout", "world_model.action_dropout", "synthesis.request", "synthesis.guidance"),
-}
-EDM = {"synthesis.sigma_min", "synthesis.sigma_max", "synthesis.rho"}
-RESIDUAL = {"world_model.hidden", "world_model.blocks"}
-"""What a model's kind tells, and what is of no use to an unconditional one, without EDM, or to a U-Net."""
+"""What is told first of a model."""
 
 
 def recipe_words(recipes: Mapping[str, GeneratorSettings]) -> dict[str, str]:
@@ -102,13 +96,9 @@ def flattened(settings: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 def unheeded(recipe: GeneratorSettings) -> set[str]:
     """Keys that the recipe's kind tells, or that it has no use for."""
     model, correction = recipe.world_model, recipe.synthesis.correction
-    if model is None:
-        keys = {f"synthesis.{field.name}" for field in dataclasses.fields(recipe.synthesis)}
-        return keys - {f"synthesis.{name}" for name in ROLLOUT_KEYS}
-    keys = KIND | {"synthesis.horizon"} | ({"world_model.diffusion_steps"} if model.preconditioning == "edm" else EDM)
-    keys |= RESIDUAL if model.denoiser == "unet" else {"world_model.unet_channels"}
-    if not model.conditional:
-        keys |= UNCONDITIONAL
+    keys = {f"synthesis.{name}" for name in unheeded_in_synthesis(model)}
+    if model is not None:
+        keys |= KIND | {"synthesis.horizon", *(f"world_model.{name}" for name in model.unheeded)}
     if correction.oracle == "replace" and correction.mode == "correct":
         keys |= {"synthesis.correction.mode", "synthesis.correction.terminals"}
     return keys

@@ -25,7 +25,7 @@ from dawm.analysis.tables import read_csv
 from dawm.config import Experiment, as_yaml, decisive
 from dawm.data.files import only_writer, write_text
 from dawm.data.sealed import Sealed, open_sealed, seal, unseal
-from dawm.jobs import group_name
+from dawm.jobs import check_settings, group_name
 from dawm.layout import Layout, Run, animated_sets, filmed_runs, synthetic_sets
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -37,6 +37,7 @@ SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 def write_report(results: Path, experiment: Experiment) -> None:
     """Writes `results`/report.html and its seal: nothing from outside, pictures inside, a script that sorts tables."""
     layout, matrix = Layout(results), experiment.matrix()
+    check_settings(layout, experiment)
     inputs = {name: open_sealed(layout.root / name, name) for name in ("tables", "comparison", "figures", "timings")}
     tables, comparison = inputs["tables"], inputs["comparison"]
     pairs, method = read_csv(comparison, "pairs.csv"), method_of(experiment.augmentations)

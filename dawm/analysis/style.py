@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,24 @@ def reference_name(algorithm: str, arm: str, quote: str = "") -> str:
 
 Styles = Mapping[str, tuple[str, str]]
 """Colour and line by arm."""
+Looks = Mapping[str, tuple[str, str]]
+"""Colour and marker by arm, where lines tell something else."""
 
 
 def arm_styles(arms: Iterable[str]) -> Styles:
     """Colour and line of every arm: the eight colours that can be told apart, then the same with other lines."""
+    return _cycled(arms, LINES)
+
+
+def marked(arms: Iterable[str]) -> Looks:
+    """The same with other markers instead of other lines."""
+    return _cycled(arms, MARKERS)
+
+
+def _cycled(arms: Iterable[str], others: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """A colour for each arm and, once all colours are taken, the next of the others."""
     names = list(dict.fromkeys(arms))
-    return {arm: (COLORS[n % len(COLORS)], LINES[n // len(COLORS) % len(LINES)]) for n, arm in enumerate(names)}
+    return {arm: (COLORS[n % len(COLORS)], others[n // len(COLORS) % len(others)]) for n, arm in enumerate(names)}
 
 
 def method_of(arms: Iterable[str]) -> str:

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from dawm.analysis.statistics import hierarchical_interval, interquartile_mean
-from dawm.config import PART, Matrix, as_mapping
+from dawm.config import PART, Experiment, Matrix, as_mapping
 from dawm.data.files import only_writer, write_csv
 from dawm.data.sealed import PROVENANCE, Sealed, open_sealed, seal, unseal
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
+from dawm.jobs import check_settings
 from dawm.layout import Layout, Run, planners, runs, synthetic_sets
 
 LAST_EVALUATIONS = 10
@@ -25,9 +26,10 @@ OPEN, CLOSED = "open", "closed"
 PLANNED = ["return", "normalized_score", "cpu_seconds_per_decision"]
 
 
-def write_tables(results: Path, matrix: Matrix) -> None:
+def write_tables(results: Path, experiment: Experiment) -> None:
     """Reads every sealed run below `results`; writes tables/*.csv, sealed. Equal results give equal bytes."""
-    layout = Layout(results)
+    layout, matrix = Layout(results), experiment.matrix()
+    check_settings(layout, experiment)
     policies = {run: open_sealed(layout.policy(run), "policy") for run in runs(matrix)}
     datasets = {name: open_sealed(layout.dataset(name), "dataset") for name in matrix.datasets}
     check_scales(datasets)

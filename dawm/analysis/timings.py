@@ -16,14 +16,16 @@ from dawm.data.files import only_writer, write_csv
 from dawm.data.sealed import PROVENANCE, seal, unseal
 from dawm.jobs import Job, every_job
 from dawm.layout import Layout
+from dawm.spent import spent_before
 
 FILES = ("rates.csv", "rates.png", "timings.csv")
 PROGRESS = re.compile(r": (\d+)/\d+ \(\d+ %\), ([\d,]+)/s,")
 
 
 def write_timings(results: Path, experiment: Experiment, output: Path) -> None:
-    """Writes `output`/timings.csv (wall and CPU time of the jobs before it, from Snakemake's benchmark files),
-    rates.csv and rates.png (steps per second over the trainings of policies, from their logs), and the seal."""
+    """Writes `output`/timings.csv (wall and CPU time of the jobs before it, from Snakemake's benchmark files, and what
+    earlier attempts of trainings had spent), rates.csv and rates.png (steps per second over the trainings of policies,
+    from their logs), and the seal."""
     jobs = every_job(Layout(results), experiment)
     rates = pd.DataFrame(progress(results / "logs", jobs), columns=["job", "step", "steps_per_second"])
     with only_writer(output), plt.rc_context(STYLE):
@@ -43,8 +45,9 @@ def timings(folder: Path, jobs: list[Job]) -> pd.DataFrame:
         path = folder / f"{job.slug}.tsv"
         if path.is_file():
             row = pd.read_csv(path, sep="\t", na_values="-").iloc[0]
+            wall, cpu = max(map(spent_before, {output.parent for output in job.outputs}))
             disk = sum(file.stat().st_size for file in written(job)) / 2**20
-            rows.append((job.stage, job.name, row["s"], row["cpu_time"], row["max_rss"], disk))
+            rows.append((job.stage, job.name, row["s"] + wall, row["cpu_time"] + cpu, row["max_rss"], disk))
     return pd.DataFrame(rows, columns=["stage", "job", "wall_seconds", "cpu_seconds", "max_rss_mib", "disk_mib"])
 
 

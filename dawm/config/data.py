@@ -11,6 +11,8 @@ from dawm.config.fields import setting
 from dawm.errors import InputError
 
 LOCAL, D4RL, HDF5, MINARI, PART, RANDOM = "local/", "d4rl/", "hdf5:", "minari/", "part/", "random"
+RANDOM_TRANSITIONS = 100_000
+"""What a random policy collects where nothing else is said."""
 LOCOMOTION = tuple(
     f"{task}-{kind}"
     for task in ("hopper", "halfcheetah", "walker2d")

@@ -85,7 +85,8 @@ class Experiment:
     datasets: dict[str, ExportSettings] = setting("the data sets by name", minProperties=1)
     inspection: InspectionSettings = setting("what `snakemake datasets` looks at", InspectionSettings)
     generators: dict[str, GeneratorSettings] = setting(
-        "recipes of synthetic transitions by name; left out: `dawm`, with its defaults",
+        "recipes of synthetic transitions by name, new ones at the end: models that several share lie under the first "
+        "one's name; left out: `dawm`, with its defaults",
         lambda: {"dawm": GeneratorSettings()},
     )
     augmentations: dict[str, AugmentationSettings] = setting("the arms by name", minProperties=1)
@@ -227,15 +228,16 @@ class Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """What an experiment consists of, by name: all that tables, figures and report need to know."""
+    """What an experiment consists of, by name: its data sets, learners, arms, seeds of learners and of world models,
+    and the generators whose models also act on their own."""
 
-    experiment: str = setting("name", pattern=SLUG)
-    datasets: tuple[str, ...] = setting("data sets", minItems=1, uniqueItems=True)
-    algorithms: tuple[str, ...] = setting("learners", minItems=1, uniqueItems=True)
-    augmentations: dict[str, AugmentationSettings] = setting("the arms by name", minProperties=1)
-    seeds: tuple[int, ...] = setting("RL seeds", minItems=1, uniqueItems=True)
-    world_model_seeds: tuple[int, ...] = setting("world-model seeds", minItems=1, uniqueItems=True)
-    planners: tuple[str, ...] = setting("generators whose models also act on their own", (), uniqueItems=True)
+    experiment: str
+    datasets: tuple[str, ...]
+    algorithms: tuple[str, ...]
+    augmentations: dict[str, AugmentationSettings]
+    seeds: tuple[int, ...]
+    world_model_seeds: tuple[int, ...]
+    planners: tuple[str, ...] = ()
 
     def arms_of(self, algorithm: str) -> list[str]:
         """The arms that a learner is trained in."""

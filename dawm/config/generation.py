@@ -88,7 +88,7 @@ class WorldModelSettings:
     learning_rate: float = setting("Adam's", 1e-3, exclusiveMinimum=0)
     learning_rate_schedule: Literal["cosine", "constant"] = setting("`cosine`: decayed to 0 along one", "cosine")
     ema_decay: float = setting("decay of the averaged weights, which are the ones kept", 0.995, minimum=0, maximum=1)
-    ema_every: int = setting("gradient steps between two averagings", 10, minimum=1)
+    ema_every: int = setting("gradient steps between two averagings; there is one after the last", 10, minimum=1)
     gradient_steps: int = setting("length of training", 100_000, minimum=1)
     checkpoint_every: int = setting("gradient steps between two checkpoints", 1000, minimum=1)
 
@@ -102,6 +102,23 @@ class WorldModelSettings:
             for name, value in (("consistency", self.consistency), ("action_dropout", self.action_dropout)):
                 if value:
                     raise InputError(f"{name}: expected 0 with a model that is {kind}, found {value}")
+
+    @property
+    def unheeded(self) -> dict[str, str]:
+        """The settings that make no difference, and what they make none with."""
+        names: dict[str, str] = {}
+        if self.preconditioning == "edm":
+            names["diffusion_steps"] = "preconditioning 'edm'"
+        if self.denoiser == "unet":
+            names |= dict.fromkeys(("hidden", "blocks"), "denoiser 'unet'")
+        else:
+            names["unet_channels"] = "denoiser 'residual'"
+        if self.return_horizon == "window":
+            names["truncated_return"] = "return_horizon 'window'"
+        if not self.conditional:
+            returns = ("discount", "return_scales", "return_horizon", "truncated_return", "condition_dropout")
+            names |= dict.fromkeys((*returns, "action_dropout"), "conditional false")
+        return names
 
     @property
     def joint(self) -> bool:

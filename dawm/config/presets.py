@@ -26,8 +26,9 @@ CORL_IQL_EXCEPTIONS: dict[str, dict[str, Any]] = {
 
 
 def with_preset(settings: LearnerSettings, source: str) -> LearnerSettings:
-    """The settings with what their preset says for a data set's source, `d4rl/hopper-medium-v2` or that file."""
+    """The settings with what their preset says for a data set's source: `d4rl/hopper-medium-v2`, or that file."""
     if not isinstance(settings, IQLSettings) or settings.preset == "none":
         return settings
-    name = re.sub(r"-v\d+$", "", source.rpartition("/")[2].removesuffix(".hdf5").replace("_", "-"))
+    file = re.split("[/:]", source)[-1]
+    name = re.sub(r"-v\d+$", "", file.removesuffix(".hdf5").replace("_", "-"))
     return dataclasses.replace(settings, **(CORL_IQL | CORL_IQL_EXCEPTIONS.get(name, {})))

@@ -90,9 +90,9 @@ This file and `workflow/schemas/config.schema.json` are written by `make config-
 completes and checks keys with it.
 
 `snakemake` takes `config/quickstart.yaml`; `snakemake --configfile FILE` takes that file alone, and
-`--config experiment=again` changes a single key of either. `python -m dawm check-config FILE` validates a file and
-prints it with all defaults. Unknown keys, wrong types and values out of bounds are refused with one sentence that names
-the key. Names (of the experiment, of data sets and arms) are made of `a-z`, `0-9`, `-` and `_`."""
+`--config experiment=again 'compute={seeds_per_job: 5}'` changes keys of either. `python -m dawm check-config FILE`
+validates a file and prints it with all defaults. Unknown keys, wrong types and values out of bounds are refused with
+one sentence that names the key. Names (of the experiment, of data sets and arms) are made of `a-z`, `0-9`, `-`, `_`."""
 
 
 def _yaml_value(value: Any) -> str:

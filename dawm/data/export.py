@@ -103,11 +103,6 @@ def _joined(blocks: list[Columns]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def episode_returns(transitions: Transitions) -> np.ndarray:
-    """Undiscounted return of every episode, float64 [episodes], raw reward."""
-    return np.bincount(transitions.episode, weights=transitions.reward.astype(np.float64))
-
-
 def hold_out(episodes: int, fraction: float, seed: int) -> np.ndarray:
     """Sorted numbers of the held-out episodes: at least one, and never all; none of a single episode."""
     count = min(max(1, round(fraction * episodes)), episodes - 1)

@@ -13,7 +13,7 @@ import numpy as np
 from dawm import __version__
 from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.sources.checks import apart
-from dawm.data.transitions import Transitions, concatenate, parse_shard
+from dawm.data.transitions import Transitions, concatenate, next_step, read_shards, shard_names
 from dawm.errors import InputError
 from dawm.progress import Progress
 
@@ -99,7 +99,7 @@ class Outgoing:
         """`rows` with every end marked; following: each one's next row, None after the very last."""
         tally, last = self.tallies[kind], np.ones(len(rows), dtype=bool)
         if following is not None:
-            last = rows.terminal | rows.timeout | ~_next_step(rows, following)
+            last = rows.terminal | rows.timeout | ~next_step(rows, following)
             seam = ~last & apart(rows.next_observation, following.observation)
             last |= seam
             tally.seams += int(seam.sum())
@@ -136,15 +136,11 @@ class Outgoing:
 
 def _shards(sealed: Sealed) -> Iterator[Transitions]:
     """The rows that the folder's shards hold; refused unless they are of one step and all alike."""
-    dims = (sealed.metadata["observation_dim"], sealed.metadata["action_dim"])
     states: bool | None = None
-    for name in (name for name in sealed.files if name.endswith(".parquet")):
-        path = sealed.folder / name
-        rows = parse_shard(sealed.read(name), path)
+    for name, rows in zip(shard_names(sealed), read_shards(sealed), strict=True):
         if not len(rows):
             continue
-        if (rows.observation_dim, rows.action_dim) != dims:
-            raise InputError(f"{path}: expected {dims[0]} observation and {dims[1]} action dimensions")
+        path = sealed.folder / name
         wrong = rows.discount != np.where(rows.terminal, 0, 1)
         if wrong.any():
             found = rows.discount[wrong][0]
@@ -153,9 +149,3 @@ def _shards(sealed: Sealed) -> Iterator[Transitions]:
             raise InputError(f"{path}: expected qpos and qvel in all shards or in none")
         states = rows.qpos is not None
         yield rows
-
-
-def _next_step(rows: Transitions, following: Transitions) -> np.ndarray:
-    """bool [n]: where the next row is the next step of the same episode or synthetic trajectory."""
-    step = (following.step == rows.step + 1) | (following.horizon_step == rows.horizon_step + 1)
-    return step & (following.episode == rows.episode) & (following.source_row == rows.source_row)

@@ -97,13 +97,18 @@ def refuse_other(folder: Path, kind: str) -> None:
     """InputError for a folder that holds what another stage wrote, sealed or not yet, so that nothing is written over
     it. What is damaged may be made again."""
     for name, state in ((PROVENANCE, "a sealed"), (METADATA, "an unfinished")):
-        if (folder / name).is_file() and (found := _kind_in(folder / name)) not in (kind, None):
+        if (found := _told(folder / name, "kind")) not in (kind, None):
             raise InputError(f"{folder}: holds {state} {found}; expected an empty folder or one of kind {kind}")
 
 
-def _kind_in(path: Path) -> Any:
+def settings_in(folder: Path) -> Mapping[str, Any] | None:
+    """That a seal tells; None where there is none, or none that can be read."""
+    return _told(folder / PROVENANCE, "settings")
+
+
+def _told(path: Path, key: str) -> Any:
     try:
-        return _parse(path, read_bytes(path)).get("kind")
+        return _parse(path, read_bytes(path)).get(key) if path.is_file() else None
     except InputError:
         return None
 

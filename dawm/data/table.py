@@ -61,16 +61,6 @@ class Table:
         return Table(np.concatenate(parts), self.observation_dim, self.action_dim, starts)
 
 
-def table_of(transitions: Transitions) -> Table:
-    """A copy of the columns that learners read."""
-    return Table(
-        rows_of(transitions),
-        transitions.observation_dim,
-        transitions.action_dim,
-        episode_starts([transitions.episode]),
-    )
-
-
 def rows_of(transitions: Transitions) -> np.ndarray:
     """float32 [n, width], as in `Table`."""
     columns = (transitions.observation, transitions.action, transitions.reward[:, None])

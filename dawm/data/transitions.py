@@ -128,6 +128,12 @@ def number_episodes(last: np.ndarray, first: tuple[int, int] = (0, 0)) -> tuple[
     return (episode + first[0]).astype(np.int32), step.astype(np.int32)
 
 
+def next_step(rows: Transitions, following: Transitions) -> np.ndarray:
+    """bool [n]: where the next row is the next step of the same episode or synthetic trajectory."""
+    step = (following.step == rows.step + 1) | (following.horizon_step == rows.horizon_step + 1)
+    return step & (following.episode == rows.episode) & (following.source_row == rows.source_row)
+
+
 def concatenate(parts: Sequence[Transitions]) -> Transitions:
     """The rows of at least one table under each other; states (qpos, qvel) only where every table has them."""
     columns: dict[str, Any] = {}
@@ -246,3 +252,10 @@ def shard_names(sealed: Sealed) -> list[str]:
 def held_out_rows(data: Sealed, transitions: Transitions) -> np.ndarray:
     """bool [n]: rows of the episodes that no model may learn from."""
     return np.isin(transitions.episode, data.metadata["held_out_episodes"])
+
+
+def usable_pairs(data: Sealed, transitions: Transitions) -> np.ndarray:
+    """bool [n]: rows with a true successor; where a terminal's is not known, its own state stands there."""
+    if data.metadata.get("terminal_successors_known", True):
+        return np.ones(len(transitions), dtype=bool)
+    return ~transitions.terminal

@@ -14,7 +14,7 @@ from dawm.compute import CPU, Compute
 from dawm.config import WorldModelSettings, as_mapping
 from dawm.data.normalizers import ActionScaler, MinMaxScaler
 from dawm.data.sealed import Sealed, open_sealed
-from dawm.data.transitions import Transitions, held_out_rows, read_transitions
+from dawm.data.transitions import Transitions, held_out_rows, read_transitions, usable_pairs
 from dawm.data.windows import Normalizers, WindowBatch, Windows, wanted_returns
 from dawm.environments.tasks import task_of_metadata
 from dawm.errors import InputError
@@ -99,7 +99,7 @@ class Denoising:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        if (step + 1) % settings.ema_every == 0:
+        if (step + 1) % settings.ema_every == 0 or step + 1 == settings.gradient_steps:
             rate = ema_rate(step // settings.ema_every, settings.ema_decay)
             average_into(self.averaged.denoiser, self.model.denoiser, rate)
         return {"loss": loss}
@@ -154,7 +154,8 @@ def fit_normalizers(
     normalizer = NORMALIZERS[settings.normalizer]
     model.states = normalizer.fit(states)
     if model.changes is not None:
-        model.changes = normalizer.fit(torch.from_numpy(seen.next_observation - seen.observation))
+        moved = transitions.take(~held_out & usable_pairs(data, transitions))
+        model.changes = normalizer.fit(torch.from_numpy(moved.next_observation - moved.observation))
     model.rewards = MinMaxScaler.fit(torch.from_numpy(seen.reward))
     task = task_of_metadata(data.metadata)
     model.actions = ActionScaler.between(task.action_low, task.action_high)

@@ -139,7 +139,7 @@ rule tables:
         runtime=growing(30),
         gpu=0,
     params:
-        settings=text(matrix),
+        settings=EXPERIMENT,
         folder=layout.root,
     shell:
         "exec python -m dawm tables --results {params.folder:q} --settings {params.settings:q} 2> {log:q}"

@@ -1,6 +1,7 @@
 # The validated config, the paths of results, and the small helpers that the rules share.
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -12,8 +13,9 @@ from pathlib import Path
 sys.path.insert(0, workflow.basedir)
 
 from snakemake.settings.types import DeploymentMethod
+from snakemake.utils import update_config
 
-from dawm.config import Experiment, as_mapping, as_yaml, decisive, load_yaml, read
+from dawm.config import Experiment, as_mapping, as_yaml, decisive, load_yaml, parse_yaml, read
 from dawm.data.files import write_text
 from dawm.data.sealed import PROVENANCE
 from dawm.errors import InputError
@@ -34,10 +36,11 @@ from dawm.layout import (
 )
 
 # `python` in a rule is its conda environment's with --use-conda, else the one that runs Snakemake, whatever environment
-# the shell is in; the package comes from here.
+# the shell is in; the package comes from here, before whatever else the shell would import without conda.
 by_conda = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 own_python = "" if by_conda else f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
-shell.prefix(f"{own_python}export PYTHONPATH={shlex.quote(str(workflow.basedir))} PYTHONUNBUFFERED=1; ")
+others = "" if by_conda else '"${{PYTHONPATH:+:$PYTHONPATH}}"'  # doubled: Snakemake formats it
+shell.prefix(f"{own_python}export PYTHONPATH={shlex.quote(str(workflow.basedir))}{others} PYTHONUNBUFFERED=1; ")
 
 if by_conda and shutil.which("conda") is None:
     print(
@@ -47,8 +50,21 @@ if by_conda and shutil.which("conda") is None:
     )
     sys.exit(2)
 
-config_files = " and ".join(map(str, workflow.configfiles)) or "config"
+changes = workflow.config_settings.config
+config_files = " and ".join([*map(str, workflow.configfiles), *(["--config"] if changes else [])])
+
+
+def typed(value):
+    """A value in --config, of which Snakemake reads as text whatever is nested."""
+    if isinstance(value, dict):
+        return {key: typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [typed(item) for item in value]
+    return parse_yaml(value, "--config") if isinstance(value, str) else value
+
+
 try:
+    update_config(config, {key: typed(value) for key, value in changes.items() if isinstance(value, (dict, list))})
     for file in workflow.configfiles:  # Snakemake takes the last of a key that is there twice
         load_yaml(Path(file))
     experiment = read(Experiment, config, config_files)
@@ -63,6 +79,7 @@ except InputError as error:
 matrix = experiment.matrix()
 logs, benchmarks = layout.root / "logs", layout.root / "benchmarks"
 ENVIRONMENT = Path(workflow.basedir) / "environment.yml"
+ANALYSIS = Path(os.path.relpath(workflow.basedir)) / "dawm" / "analysis"
 
 
 onstart:
@@ -70,11 +87,11 @@ onstart:
 
 
 wildcard_constraints:
-    dataset="[a-z0-9][a-z0-9_-]*",
-    algorithm="[a-z0-9_]+",
-    augmentation="[a-z0-9][a-z0-9_-]*",
-    generator="[a-z0-9][a-z0-9_-]*",
-    seed=r"\d+",
+    dataset="|".join(experiment.datasets),
+    algorithm="|".join(experiment.algorithm_names),
+    augmentation="|".join(experiment.augmentations),
+    generator="|".join(experiment.generators) or "(?!)",
+    seed="|".join(map(str, dict.fromkeys((*experiment.seeds, *experiment.world_model_seeds)))),
     shard=r"\d{5}",
     shards=r"\d{5}",
 
@@ -276,12 +293,13 @@ def part(name):
 
 
 def code(name):
-    """A module of dawm.analysis, and those of it that it imports, as inputs: a rule runs again when its code changes."""
+    """A module of dawm.analysis, and those of it that it imports, as inputs: a rule runs again when its code changes.
+    Their paths are relative, so that a checkout can be moved."""
     waiting, found = [name], {}
     while waiting:
         name = waiting.pop()
         if name not in found:
-            found[name] = path = Path(workflow.basedir) / "dawm" / "analysis" / f"{name}.py"
+            found[name] = path = ANALYSIS / f"{name}.py"
             imported = re.compile(r"^\s*from dawm\.analysis\.(\w+) import", re.MULTILINE)
             waiting += imported.findall(path.read_text(encoding="utf-8"))
     return sorted(map(str, found.values()))
@@ -289,4 +307,4 @@ def code(name):
 
 def beside_code(name):
     """Another file of dawm/analysis."""
-    return str(Path(workflow.basedir) / "dawm" / "analysis" / name)
+    return str(ANALYSIS / name)

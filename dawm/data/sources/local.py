@@ -13,15 +13,13 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
-from dawm.config import LOCAL, ExportSettings
+from dawm.config import LOCAL, RANDOM_TRANSITIONS, ExportSettings
 from dawm.data.sources import BLOCK_ROWS, Columns, SourceData
 from dawm.environments.behaviour import EXPLORATION_NOISE, SHIPPED, BehaviourPolicy
 from dawm.environments.tasks import TASKS, Task, simulator_version, task_of
 from dawm.errors import InputError
 from dawm.progress import Progress
 from dawm.randomness import derived_seed, generator
-
-RANDOM_TRANSITIONS = 100_000
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,45 @@
+"""How long a training has worked, over all of its attempts: told beside its checkpoint, in no sealed file.
+
+A scheduler measures the attempt that succeeds. What was killed, pre-empted or out of time before it was work as well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from dawm.data.files import write_json
+
+SPENT = ".spent.json"
+_STARTED = time.monotonic()
+_ATTEMPT = f"{platform.node()}-{os.getpid()}-{time.time_ns()}"
+
+
+def note_spent(folder: Path, run: str) -> None:
+    """Writes how long this process has worked so far, after what earlier ones wrote of the same run (its digest)."""
+    told = _read(folder)
+    earlier = told["attempts"] if told.get("run") == run else []
+    now = {
+        "attempt": _ATTEMPT,
+        "wall_seconds": round(time.monotonic() - _STARTED, 3),
+        "cpu_seconds": round(sum(os.times()[:4]), 3),
+    }
+    attempts = [one for one in earlier if one["attempt"] != _ATTEMPT]
+    write_json(folder / SPENT, {"run": run, "attempts": [*attempts, now]})
+
+
+def spent_before(folder: Path) -> tuple[float, float]:
+    """Wall and CPU seconds of all attempts but the last, up to what each of them kept."""
+    earlier = _read(folder).get("attempts", [])[:-1]
+    return sum(one["wall_seconds"] for one in earlier), sum(one["cpu_seconds"] for one in earlier)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / SPENT).read_text())
+    except (OSError, ValueError):  # nobody depends on it
+        return {}
