@@ -78,13 +78,16 @@ def inspect(dataset: str, settings: InspectionSettings, environment: str | None 
         "constant_dimensions": np.flatnonzero(np.ptp(real.observation, axis=0) == 0).tolist(),
         "action_saturation": _saturation(real.action, task),
     }
-    true_successor = ~real.terminal if facts.get("terminal_successors_known") is False else np.ones(len(real), bool)
-    physics = (
-        Physics("none", f"not possible: a row spans up to {n_step} steps")
-        if (n_step := facts.get("n_step", 1)) != 1
-        else check_physics(real, task, true_successor, settings)
-    )
+    physics = _physics(real, task, facts, settings)
     return Inspection(dataset, facts, physics, returns, lengths, real, task)
+
+
+def _physics(transitions: Transitions, task: Task, facts: dict[str, Any], settings: InspectionSettings) -> Physics:
+    """Of rows that are single steps with a true successor."""
+    if (steps := facts.get("n_step", 1)) != 1:
+        return Physics("none", f"not possible: a row spans up to {steps} steps")
+    unknown = facts.get("terminal_successors_known") is False
+    return check_physics(transitions, task, ~(transitions.terminal & unknown), settings)
 
 
 def _load(dataset: str, environment: str | None) -> tuple[Transitions, Task, dict[str, Any]]:
