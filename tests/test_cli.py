@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from folders import contents
 from hdf5_files import hopper_columns, without, write_hdf5
 
 from dawm.cli import main, parser
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import read_transitions
 from dawm.errors import InputError
-from dawm.spent import SPENT
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = next(list(action.choices) for action in parser()._actions if isinstance(action.choices, dict))
@@ -502,10 +502,6 @@ def test_seal_refuses_a_damaged_shard_by_name(reading, small, output, capsys):
 
 
 # --- folders that hold something else ---------------------------------------------------------------------------
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in (".lock", SPENT)}
 
 
 @pytest.mark.parametrize("stage", [*READERS, "export", "inspect", "compare"])

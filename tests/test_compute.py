@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from folders import contents
 
 import dawm.world_model.training
 from dawm.checkpoints import CHECKPOINT
@@ -122,10 +123,7 @@ def test_killed_bf16_training_ends_with_the_same_bytes(
         train_world_model(dataset, world_model_settings, tmp_path / "killed", seed=0, compute=BF16)
     assert (tmp_path / "killed" / CHECKPOINT).is_file()
     train_world_model(dataset, world_model_settings, tmp_path / "killed", seed=0, compute=BF16)
-    whole, resumed = (
-        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("undisturbed", "killed")
-    )
-    assert resumed == whole
+    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
 
 
 # --- what belongs to a run ----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from folders import contents
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -28,7 +29,6 @@ from dawm.offline_rl.graphs import GraphedSteps
 from dawm.offline_rl.policy import load_policy
 from dawm.offline_rl.td3_bc import TD3BC
 from dawm.offline_rl.training import PolicyRun, PolicyTraining, of_one_step, train_policies, train_policy
-from dawm.spent import SPENT
 from dawm.synthesis import seal_synthetic, synthesize_shard
 from dawm.training import FINISHED, TrainingRun
 
@@ -45,10 +45,6 @@ SETTINGS = {"td3_bc": TD3BCSettings(**SHARED), "iql": IQLSettings(**SHARED)}
 
 class Killed(BaseException):
     """Ends a training as a signal would, wherever it stands."""
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != SPENT}
 
 
 def numbers(path: Path) -> np.ndarray:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from folders import contents
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ from dawm.data.files import write_json
 from dawm.data.sealed import PROVENANCE, open_sealed
 from dawm.errors import DivergedError
 from dawm.randomness import derived_seed, generator
-from dawm.spent import SPENT, spent_before
+from dawm.spent import spent_before
 from dawm.training import FINISHED, adam, average_into, cosine_rate, ema_rate, refuse_diverged, train
 from dawm.world_model.training import load_world_model, train_world_model
 
@@ -157,10 +158,6 @@ class Watch:
         self.kill_at, self.steps = None, []
         assert (output / CHECKPOINT).is_file()
         assert not (output / "provenance.json").exists()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != SPENT}
 
 
 def test_killed_and_resumed_run_ends_with_the_same_bytes(
