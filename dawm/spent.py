@@ -21,8 +21,9 @@ _ATTEMPT = f"{platform.node()}-{os.getpid()}-{time.time_ns()}"
 
 def note_spent(folder: Path, run: str) -> None:
     """Writes how long this process has worked so far, after what earlier ones wrote of the same run (its digest)."""
-    told = _read(folder)
-    earlier = told["attempts"] if told.get("run") == run else []
+    before, earlier = _read(folder)
+    if before != run:
+        earlier = []
     now = {
         "attempt": _ATTEMPT,
         "wall_seconds": round(time.monotonic() - _STARTED, 3),
@@ -34,12 +35,22 @@ def note_spent(folder: Path, run: str) -> None:
 
 def spent_before(folder: Path) -> tuple[float, float]:
     """Wall and CPU seconds of all attempts but the last, up to what each of them kept."""
-    earlier = _read(folder).get("attempts", [])[:-1]
+    earlier = _read(folder)[1][:-1]
     return sum(one["wall_seconds"] for one in earlier), sum(one["cpu_seconds"] for one in earlier)
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> tuple[str, list[dict[str, Any]]]:
+    """The run and its attempts: none where the file is missing or damaged, since nothing depends on it."""
     try:
-        return json.loads((folder / SPENT).read_text())
-    except (OSError, ValueError):  # nobody depends on it
-        return {}
+        told = json.loads((folder / SPENT).read_text())
+        attempts = [
+            {
+                "attempt": str(one["attempt"]),
+                "wall_seconds": float(one["wall_seconds"]),
+                "cpu_seconds": float(one["cpu_seconds"]),
+            }
+            for one in told["attempts"]
+        ]
+        return str(told["run"]), attempts
+    except (OSError, ValueError, TypeError, KeyError):
+        return "", []
