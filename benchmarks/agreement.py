@@ -151,9 +151,12 @@ def matching(table: pd.DataFrame, run: Run, **more: str) -> list[dict]:
 def scores(
     experiment: Experiment, layout: Layout, known: pd.DataFrame, published: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """One row for each finished run of either side; rows that are `known` and not at hand any more are kept."""
-    rows = []
-    for run in runs_of(experiment):
+    """One row for each finished run of either side; rows that are `known`, of other parts or not at hand any more, are
+    kept."""
+    asked = runs_of(experiment)
+    mine = {(run.dataset, run.algorithm, run.seed) for run in asked}
+    rows = [row for row in known.to_dict("records") if (row["dataset"], row["algorithm"], row["seed"]) not in mine]
+    for run in asked:
         names = {"dataset": run.dataset, "algorithm": run.algorithm, "seed": run.seed}
         if ours := our_scores(layout, run, pd.DataFrame() if published is None else published):
             rows.append({**names, "code": "dawm", **ours})

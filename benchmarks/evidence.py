@@ -1,17 +1,18 @@
 """An experiment that takes longer than one machine is there: what is missing of it, and what is published.
 
-    snakemake … -- $(python benchmarks/evidence.py missing config/evidence.yaml hopper-medium real dawm)
+    targets=$(python benchmarks/evidence.py missing config/evidence.yaml hopper-medium real dawm) &&
+        snakemake … -- $targets
     python benchmarks/evidence.py publish config/evidence.yaml
     python benchmarks/evidence.py adopt config/evidence-2.yaml config/evidence.yaml hopper-medium real
 
 Every run that has ended, wherever it did, lies in results/published/EXPERIMENT/runs.tar.xz, with the records of the
 models but without weights and transitions. `missing` prints what neither that archive nor results/EXPERIMENT holds of a
-data set's arms (left out: all), as targets for Snakemake. `publish` adds what ended here to the archive, and writes
-beside it the scores of all that has ended (ended.csv, ended.md), and tables, comparison, figures, costs and report of
-the data sets that are complete, or where none is, the comparison of the arms that have ended on every data set;
-documents quote them anew. Records of models that were made again with other bytes are kept beside those of the first
-ones, so that the inputs that a run's seal names are found. `adopt` takes into the archive what an earlier experiment's
-has of arms with the same settings, which then need not run again.
+data set's arms (left out: all), as targets for Snakemake; where that is nothing, its status is 1. `publish` adds what
+ended here to the archive, and writes beside it the scores of all that has ended (ended.csv, ended.md), and tables,
+comparison, figures, costs and report of the data sets that are complete, or where none is, the comparison of the arms
+that have ended on every data set; documents quote them anew. Records of models that were made again with other bytes
+are kept beside those of the first ones, so that the inputs that a run's seal names are found. `adopt` takes into the
+archive what an earlier experiment's has of arms with the same settings, which then need not run again.
 """
 
 from __future__ import annotations
@@ -362,7 +363,11 @@ def main(arguments: Sequence[str]) -> int:
         experiment = load_experiment(parsed.config)
         published = Path("results/published") / experiment.experiment
         if parsed.command == "missing":
-            print(*missing(experiment, published, parsed.dataset, parsed.arm))
+            targets = missing(experiment, published, parsed.dataset, parsed.arm)
+            if not targets:  # without targets Snakemake would make everything
+                print(f"{parsed.dataset}: nothing is missing", file=sys.stderr)
+                return 1
+            print(*targets)
         elif parsed.command == "adopt":
             earlier = load_experiment(parsed.earlier)
             count = adopt(experiment, earlier, published, parsed.dataset, parsed.arm)

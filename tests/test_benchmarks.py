@@ -333,6 +333,19 @@ def test_what_an_arm_of_some_learners_needs_is_told_without_the_other_learners()
     assert found == assessed + policies
 
 
+def test_where_nothing_is_missing_no_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Snakemake without targets would make the whole experiment."""
+    evidence, command = load("evidence"), ["missing", str(ROOT / "config" / "evidence.yaml"), "hopper-medium", "real"]
+    monkeypatch.chdir(tmp_path)
+    assert evidence.main(command) == 0
+    assert "policies/hopper-medium/td3_bc/real/seed-10/provenance.json" in capsys.readouterr().out
+    monkeypatch.chdir(ROOT)
+    assert evidence.main(command) == 1
+    assert capsys.readouterr() == ("", "hopper-medium: nothing is missing\n")
+
+
 def test_a_model_made_again_with_other_bytes_does_not_lose_the_records_of_the_first(tmp_path: Path) -> None:
     """Another kind of CPU rounds otherwise; learners that are published grew from the first one's transitions."""
     evidence = load("evidence")
@@ -403,6 +416,8 @@ def test_both_sides_stand_in_one_table_and_finished_rows_are_kept(
     elsewhere = agreement.scores(experiment, Layout(tmp_path / "another machine"), table, published(table))
     pd.testing.assert_frame_equal(elsewhere, table)
     pd.testing.assert_frame_equal(agreement.scores(experiment, Layout(tmp_path / "another machine"), table), table)
+    other = dataclasses.replace(experiment, seeds=(7,))
+    pd.testing.assert_frame_equal(agreement.scores(other, layout, table), table)  # another part of it
     line = agreement.markdown(table).splitlines()[-1]
     assert line.startswith("| hopper | TD3+BC | 2 and 1 | ") and f"{table['mean10'][1]:.1f} | – | " in line
 

@@ -228,7 +228,7 @@ def test_scores_stand_by_learner_arm_and_data_set(tmp_path: Path) -> None:
     base = 7 * np.array([0, 3, 1, 4, 2])
     means, std = (10 * len(TASKS[0]) + base.mean(), 10 * len(TASKS[1]) + base.mean()), base.std(ddof=1)
     assert lines == [
-        f"| learner | arm | {TASKS[0]} | {TASKS[1]} | IQM above `real` | mean above it |",
+        f"| learner | arm | {TASKS[0]} | {TASKS[1]} | ΔIQM vs `real` | Δmean vs `real` |",
         "|---|---|---:|---:|---:|---:|",
         f"| TD3+BC | `real` | {means[0]:.1f} ± {std:.1f} | {means[1]:.1f} ± {std:.1f} | – | – |",
         f"| TD3+BC | `dawm` | {means[0] + 5:.1f} ± {std:.1f} | – | +5.0 (+5.0 to +5.0) | +5.0 (+5.0 to +5.0) |",
@@ -241,7 +241,7 @@ def test_iqms_stand_by_arm_and_reference_learners_below_every_other(tmp_path: Pa
     found = written(tmp_path, table(arms), table({"real": five}, "iql"), table(arms, fraction=0.1), table(arms, "bc"))
     lines = (tmp_path / "comparison" / "iqm.md").read_text().splitlines()
     heads, _, real, dawm, cloned, other = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    above, apart = ["above `real`", "mean, above it"], "+5.0 (+5.0 to +5.0)"
+    above, apart = ["ΔIQM vs `real`", "Δmean vs `real`"], "+5.0 (+5.0 to +5.0)"
     assert heads == ["arm", "TD3+BC", *above, "TD3+BC, 10%", *above, "IQL", *above]
     assert real[0] == "`real`" and real[2::3] == real[3::3] == ["–", "–", "–"]
     assert dawm[0] == "`dawm`" and dawm[2::3] == dawm[3::3] == [apart, apart, "–"]
@@ -282,7 +282,7 @@ def test_verdict_is_of_the_first_other_arm_where_the_method_is_none_and_of_each_
 def test_lead_is_that_of_the_arm_that_stands_for_the_method(tmp_path: Path) -> None:
     written(tmp_path, table({"real": nothing, "dawm_paper": five}))
     head, _, real, *_ = (tmp_path / "comparison" / "comparison.md").read_text().splitlines()
-    assert head.endswith("| `dawm_paper` above it | P(`dawm_paper` is better) |")
+    assert head.endswith("| ΔIQM of `dawm_paper` vs it | P(`dawm_paper` is better) |")
     assert "`real`" in real and "+5.0 (+5.0 to +5.0)" in real
 
 

@@ -12,6 +12,8 @@ from dawm.analysis.run_scores import SCORE
 from dawm.analysis.style import REFERENCE, learner_name, learners, method_of, reference_name
 
 PANEL = ["algorithm", "data_fraction", "augmentation"]
+APART = [f"ΔIQM vs `{REFERENCE}`", f"Δmean vs `{REFERENCE}`"]
+"""Heads of the differences to the reference arm."""
 
 
 def compared(aggregates: pd.DataFrame, pairs: pd.DataFrame, method: str) -> list[dict[str, Any]]:
@@ -58,9 +60,9 @@ def _by_arms(pairs: pd.DataFrame) -> dict[tuple, dict[str, Any]]:
 def markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
     """IQM by arm, its distance from the reference and that of the means, and the method's lead over it."""
     parts = aggregates["data_fraction"].nunique() > 1
-    heads = ["data sets × seeds", "IQM (95 % interval)", f"above `{REFERENCE}`", "mean, above it", "better on"]
+    heads = ["data sets × seeds", "IQM (95 % interval)", *APART, "better on"]
     method = method_of(pairs["augmentation"])
-    lines = _head(parts, [*heads, f"`{method}` above it", f"P(`{method}` is better)"])
+    lines = _head(parts, [*heads, f"ΔIQM of `{method}` vs it", f"P(`{method}` is better)"])
     for row in compared(aggregates, pairs, method):
         above, lead = row["above"], row["lead"]
         cells = _place(parts, row["algorithm"], row["data_fraction"], row["augmentation"])
@@ -87,7 +89,7 @@ def iqm_markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
             same = {place: f"{numbers} | – | –" for place in places if place[1] == fraction}
             cells.setdefault(reference_name(algorithm, row["augmentation"], quote="`"), {}).update(same)
     heads = [learner_name(algorithm) + ("" if fraction == 1 else f", {fraction:.0%}") for algorithm, fraction in places]
-    lines = ["| arm |" + "".join(f" {head} | above `{REFERENCE}` | mean, above it |" for head in heads)]
+    lines = ["| arm |" + "".join(f" {' | '.join([head, *APART])} |" for head in heads)]
     lines.append("|---|" + "---:|---:|---:|" * len(places))
     for arm, found in cells.items():
         lines.append(f"| {arm} | " + " | ".join(found.get(place, "– | – | –") for place in places) + " |")
@@ -97,7 +99,7 @@ def iqm_markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
 def scores_markdown(scored: pd.DataFrame, pairs: pd.DataFrame) -> str:
     """Mean ± standard deviation over seeds by data set, a line for each learner, data fraction and arm."""
     tasks, parts = list(scored["whole"].unique()), scored["data_fraction"].nunique() > 1
-    lines = _head(parts, [*tasks, f"IQM above `{REFERENCE}`", "mean above it"])
+    lines = _head(parts, [*tasks, *APART])
     known = _by_arms(pairs)
     for (algorithm, fraction, arm), rows in scored.groupby(PANEL, sort=False):
         values = {task: group for task, group in rows.groupby("whole")[SCORE]}
