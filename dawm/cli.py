@@ -19,8 +19,9 @@ Command = Callable[..., argparse.ArgumentParser]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one stage; returns the exit status: 0, 1 for an alarm of `inspect` or `verify`, 2 for bad input, 143 for a
-    training that was told to stop, 130 for whatever was interrupted, 141 where nobody reads the output any more."""
+    """Runs one stage; returns the exit status: 0, 1 for damage that `verify` found, 2 for bad input, 3 for an alarm of
+    `inspect`, 143 for a training that was told to stop, 130 for whatever was interrupted, 141 where nobody reads the
+    output any more."""
     parsed = parser().parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:

@@ -104,7 +104,7 @@ def train_on_pairs(
     def update(step: int) -> dict[str, Tensor]:
         set_rate(optimizer, cosine_rate(step, settings.gradient_steps, settings.learning_rate))
         rows = generator(seed, kind, "step", step).integers(len(pairs.seen), size=settings.batch_size)
-        torch.manual_seed(derived_seed(seed, kind, "dropout", step))
+        compute.seed(derived_seed(seed, kind, "dropout", step))
         with compute.arithmetic():
             mean = loss(pairs.seen.take(rows), step)
         optimizer.zero_grad(set_to_none=True)

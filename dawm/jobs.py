@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dawm.config import Experiment, as_mapping, plain
+from dawm.config import Experiment, as_mapping, deciding, plain, with_preset
 from dawm.data.sealed import PROVENANCE, settings_in
 from dawm.errors import InputError
 from dawm.layout import (
@@ -130,10 +130,13 @@ def sealed_settings(experiment: Experiment, job: Job) -> dict[str, Any]:
     """What the seals of a job's folders tell of the experiment's settings."""
     if job.settings is None:
         return {}
-    settings = plain(as_mapping(job.settings.synthesis if job.stage == "seal-synthetic" else job.settings))
-    if job.stage == "train-policy":
-        settings["real_fraction"] = experiment.augmentations[job.name.split("/")[2]].real_fraction
-    return settings
+    if job.stage == "seal-synthetic":
+        return plain(as_mapping(job.settings.synthesis))
+    if job.stage != "train-policy":
+        return deciding(plain(as_mapping(job.settings)))
+    dataset, _, arm = job.name.split("/")[:3]
+    settings = with_preset(job.settings, experiment.whole(dataset).source)
+    return deciding(plain(as_mapping(settings))) | {"real_fraction": experiment.augmentations[arm].real_fraction}
 
 
 def check_settings(layout: Layout, experiment: Experiment, targets: Sequence[str] = REPORT) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 from dawm.errors import InputError
 
 A_DAY = 86_400
+ALARM = 3
+"""Exit status of an inspection that found something wrong: 1 is that of any crash."""
 
 
 def _settings(parsed: argparse.Namespace, cls: type[Any]) -> Any:
@@ -68,13 +70,13 @@ def inspect(parsed: argparse.Namespace) -> int:
     from dawm.data.sealed import refuse_other
 
     settings = _settings(parsed, InspectionSettings)
-    slug = "-".join(re.findall("[a-z0-9]+", parsed.dataset.lower().removesuffix(".hdf5")))
+    slug = "-".join(re.findall(r"[^\W_]+", parsed.dataset.lower().removesuffix(".hdf5")))
     output = parsed.output or Path("inspections", slug)
     refuse_other(output, "inspection")
     found = inspect(parsed.dataset, settings, parsed.environment)
     save_inspection(found, settings, output)
     print(*lines(found), f"{'figure':<22}{output / 'inspection.png'}", sep="\n")
-    return 1 if found.physics.alarm else 0
+    return ALARM if found.physics.alarm else 0
 
 
 def describe(parsed: argparse.Namespace) -> None:

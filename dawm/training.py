@@ -19,7 +19,7 @@ from torch import nn
 
 from dawm.checkpoints import CHECKPOINT, Member, Metrics, State, resume, save_checkpoints
 from dawm.compute import CPU, Compute
-from dawm.config import read
+from dawm.config import deciding, read
 from dawm.data.files import digest_of, only_writer, sha256, write_json
 from dawm.data.sealed import PROVENANCE, Sealed, open_sealed, seal, unseal, versions
 from dawm.data.weights import load_weights, save_weights
@@ -62,7 +62,8 @@ class TrainingRun:
         """Checkpoints belong to it, whoever else was trained beside it: code and libraries are part of it."""
         inputs = {name: sealed.digest for name, sealed in self.inputs.items()}
         made_by = [code_digest(), versions()]
-        return digest_of([made_by, self.kind, self.settings, self.seed, self.compute.identity, inputs])
+        settings = deciding(self.settings)
+        return digest_of([made_by, self.kind, settings, self.seed, self.compute.identity, inputs])
 
 
 def train_and_seal(
@@ -140,10 +141,11 @@ def take_up_finished(run: TrainingRun) -> bool:
         kept = json.loads((run.output / FINISHED).read_text())
         if kept["run"] != run.digest:
             return False
+        for name, digest in kept["seal"]["files"].items():
+            if sha256((run.output / name).read_bytes()) != digest:
+                return False
         write_json(run.output / PROVENANCE, kept["seal"])
-        sealed = open_sealed(run.output, run.kind)
-        for name in sealed.files:
-            sealed.read(name)
+        open_sealed(run.output, run.kind)
     except (OSError, ValueError, KeyError, TypeError, InputError):
         return False
     note_spent(run.output, run.digest)

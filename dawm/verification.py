@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,9 @@ def verify(results: Path) -> Verification:
             opened.append(open_sealed(folder))
         except InputError as error:
             damage[folder] = [str(error)]
-    places = {sealed.digest: sealed.folder for sealed in [*opened, *others_of(results)]}
+    places: dict[str, list[Path]] = {}
+    for sealed in [*opened, *others_of(results)]:
+        places.setdefault(sealed.digest, []).append(sealed.folder)
     for sealed in opened:
         if found := [*altered(sealed), *strangers(sealed), *misplaced(sealed, places)]:
             damage[sealed.folder] = found
@@ -67,12 +69,16 @@ def verify(results: Path) -> Verification:
     return Verification(len(sealed_folders), files, damage, unfinished)
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """The folder and those below, where seals may be."""
+def walk(folder: Path, seen: set[Path] | None = None) -> Iterator[Path]:
+    """The folder and those below, where seals may be; each once, whatever links lead to it."""
+    seen = set() if seen is None else seen
+    if (real := folder.resolve()) in seen:
+        return
+    seen.add(real)
     yield folder
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), path)):
         if path.is_dir() and not path.name.startswith(".") and not (path.name in UNSEALED and is_root(folder)):
-            yield from walk(path)
+            yield from walk(path, seen)
 
 
 def visible(folder: Path) -> Iterator[Path]:
@@ -124,21 +130,27 @@ def strangers(sealed: Sealed) -> Iterator[str]:
     )
 
 
-def misplaced(sealed: Sealed, places: Mapping[str, Path]) -> Iterator[str]:
-    """Of an experiment: inputs that are not here, and folders in the place of another seed's or data set's."""
+def misplaced(sealed: Sealed, places: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+    """Of an experiment: inputs that are not here, and folders in the place of another seed's or data set's. Equal
+    settings make equal folders, so that an input may be in several places; one that fits is enough."""
     if root_of(sealed.folder) is None:
         return
     kind, folder, own = sealed.provenance["kind"], sealed.folder, seed_of(sealed.folder)
     if kind in TRAINED and sealed.provenance["seed"] != own:
         yield f"{folder}: expected the result of seed {own}, found that of seed {sealed.provenance['seed']}"
     for name, digest in sealed.provenance["inputs"].items():
-        place = places.get(digest)
-        if place is None:
+        found = places.get(digest, [])
+        if not found:
             yield f"{folder}: the {name} that it was made from is not here"
-        elif kind in (*TRAINED, *GROWN) and place.parent.name == "datasets" and place.name not in folder.parts:
-            yield f"{folder}: expected what was made from its own data set, found what was made from {place}"
-        elif kind in GROWN and seed_of(place) not in (None, own):
-            yield f"{folder}: expected what grew from models of seed {own}, found what grew from {place}"
+        elif kind in (*TRAINED, *GROWN) and all(is_dataset_of_others(place, folder) for place in found):
+            yield f"{folder}: expected what was made from its own data set, found what was made from {found[0]}"
+        elif kind in GROWN and all(seed_of(place) not in (None, own) for place in found):
+            yield f"{folder}: expected what grew from models of seed {own}, found what grew from {found[0]}"
+
+
+def is_dataset_of_others(place: Path, folder: Path) -> bool:
+    """Whether `place` is a data set, and by its name not that of the folder's transitions or models."""
+    return place.parent.name == "datasets" and place.name not in folder.parts
 
 
 def seed_of(folder: Path) -> int | None:

@@ -21,6 +21,7 @@ from dawm.data.normalizers import MinMaxScaler, Standardizer
 from dawm.data.sealed import open_sealed
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.data.windows import WindowBatch
+from dawm.errors import InputError
 from dawm.randomness import derived_seed, generator
 from dawm.training import cosine_rate, ema_rate
 from dawm.world_model.model import Imagined, WorldModel
@@ -401,6 +402,20 @@ def test_the_return_scale_of_costs_is_that_of_rewards(
         fit_normalizers(model, rows, held_out, open_sealed(dataset, "dataset"))
         scales.append(float(model.return_scale))
     assert scales[0] == pytest.approx(scales[1])
+
+
+def test_a_model_that_no_return_can_be_given_is_refused(
+    dataset: Path, transitions: Transitions, held_out: np.ndarray
+) -> None:
+    """Timeouts cut every episode before its returns are known; else the condition would silently be none."""
+    cut = dataclasses.replace(
+        transitions, terminal=np.zeros_like(transitions.terminal), timeout=transitions.terminal | transitions.timeout
+    )
+    data = open_sealed(dataset, "dataset")
+    with pytest.raises(InputError, match="expected a row with a known return-to-go to condition on, found none"):
+        fit_normalizers(WorldModel(dataclasses.replace(SMALL, discount=0.999), 11, 3), cut, held_out, data)
+    for more in ({"return_horizon": "window"}, {"truncated_return": "as_is"}, {"conditional": False}):
+        fit_normalizers(WorldModel(dataclasses.replace(SMALL, discount=0.999, **more), 11, 3), cut, held_out, data)
 
 
 def test_windows_know_whether_terminal_successors_are_true(

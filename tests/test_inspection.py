@@ -109,7 +109,7 @@ def test_noise_under_a_d4rl_name_is_called_out(
     tmp_path: Path, transitions: Transitions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_hdf5(tmp_path / NAME, noise(np.random.default_rng(0), transitions))
-    assert main(["inspect", str(path), "--output", str(tmp_path / "out")]) == 1
+    assert main(["inspect", str(path), "--output", str(tmp_path / "out")]) == 3
     printed = capsys.readouterr().out
     assert "ALARM: the rows do not follow the simulator" in printed
     found = json.loads((tmp_path / "out" / "inspection.json").read_text())["physics"]
@@ -283,13 +283,14 @@ def test_command_prints_and_draws(dataset: Path, tmp_path: Path, capsys: pytest.
     assert episodes["length"].sum() == 3000
 
 
+@pytest.mark.parametrize(("place", "name"), [("Files", "files"), ("数据", "数据")])
 def test_default_output_is_named_after_the_data_set(
-    tmp_path: Path, transitions: Transitions, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, transitions: Transitions, monkeypatch: pytest.MonkeyPatch, place: str, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_d4rl(tmp_path / "Files" / NAME, transitions)
-    assert main(["inspect", f"Files/{NAME}"]) == 0
-    assert (tmp_path / "inspections" / "files-hopper-medium-v2" / "inspection.png").is_file()
+    write_d4rl(tmp_path / place / NAME, transitions)
+    assert main(["inspect", f"{place}/{NAME}"]) == 0
+    assert (tmp_path / "inspections" / f"{name}-hopper-medium-v2" / "inspection.png").is_file()
 
 
 def test_histogram_shows_where_the_returns_are(dataset: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,27 @@ from scipy import stats
 from torch import Tensor, nn
 
 import dawm.offline_rl.training
-from dawm.config import BCSettings, BestBCSettings, ExportSettings, IQLSettings, TD3BCSettings, with_preset
+from dawm.config import (
+    BCSettings,
+    BestBCSettings,
+    Experiment,
+    ExportSettings,
+    IQLSettings,
+    TD3BCSettings,
+    read,
+    with_preset,
+)
 from dawm.data.export import export
 from dawm.data.normalizers import ActionScaler, Standardizer
-from dawm.data.sealed import open_sealed, seal
+from dawm.data.sealed import open_sealed, seal, settings_in
 from dawm.data.table import Table
 from dawm.data.transitions import Transitions, read_transitions
 from dawm.data.weights import save_weights
 from dawm.environments.evaluation import Evaluator
 from dawm.environments.tasks import TASKS
 from dawm.errors import InputError
+from dawm.jobs import jobs, refuse_made_otherwise
+from dawm.layout import Layout, Run
 from dawm.offline_rl import iql, td3_bc
 from dawm.offline_rl.batches import Batch, Mixture, Units
 from dawm.offline_rl.draws import normal_draws
@@ -650,6 +662,34 @@ def test_policy_says_what_its_preset_meant(dataset: Path, tmp_path: Path) -> Non
     train_policy("iql", dataset, None, IQLSettings(preset="corl", **SMALL), 1.0, tmp_path, 0)
     settings = open_sealed(tmp_path, "policy").provenance["settings"]
     assert settings["actor"] == "deterministic" and settings["target_rate"] == 0.001  # local/hopper-medium-replay
+
+
+@pytest.mark.parametrize("name", ["hopper", "hopper-half"])
+def test_a_policy_fits_the_config_that_names_its_preset(dataset: Path, tmp_path: Path, name: str) -> None:
+    """Its seal tells what the preset meant; tables and report compare that with the config."""
+    values = {
+        "experiment": "presets",
+        "seeds": [0],
+        "datasets": {
+            "hopper": {"source": "local/hopper-medium-replay"},
+            "hopper-half": {"source": "part/hopper", "fraction": 0.5},
+        },
+        "augmentations": {"real": {"real_fraction": 1.0}},
+        "algorithms": {"iql": {"preset": "corl", **SMALL}},
+    }
+    experiment, layout = read(Experiment, values, "here"), Layout(tmp_path)
+    shutil.copytree(dataset, layout.dataset("hopper"))
+    export(experiment.datasets["hopper-half"], layout.dataset("hopper-half"), layout.dataset("hopper"))
+    folder = layout.policy(Run(name, "iql", "real", 0))
+    train_policy("iql", layout.dataset(name), None, experiment.algorithm("iql"), 1.0, folder, 0)
+
+    def check(config: Experiment) -> None:
+        trained = [job for job in jobs(layout, config) if job.stage == "train-policy"]
+        refuse_made_otherwise(config, trained, settings_in)
+
+    check(experiment)
+    with pytest.raises(InputError, match="as the config has it, found"):
+        check(read(Experiment, values | {"algorithms": {"iql": SMALL}}, "here"))
 
 
 def test_a_part_has_the_preset_of_its_whole(dataset: Path, tmp_path: Path) -> None:

@@ -186,6 +186,7 @@ def test_environment_that_cannot_be_used_is_refused(settings: dict[str, Any], se
     ("space", "sentence"),
     [
         (gymnasium.spaces.Box(-np.inf, np.inf, (2,)), "expected Odd-v0 to have bounded actions"),
+        (gymnasium.spaces.Box(np.finfo(np.float32).min, np.finfo(np.float32).max, (2,)), "bounded actions"),
         (gymnasium.spaces.Box(-1, 1, (2, 2)), "flat Box of floats"),
         (gymnasium.spaces.Box(0, 5, (2,), np.int64), "flat Box of floats"),
         (gymnasium.spaces.Box(np.ones(2), np.ones(2)), "bounded actions"),
@@ -201,6 +202,23 @@ def test_action_space_that_cannot_be_used_is_refused(space: gymnasium.spaces.Box
             task_of(EnvironmentSettings(id="Odd-v0"))
     finally:
         gymnasium.registry.pop("Odd-v0")
+
+
+@pytest.mark.parametrize(("state", "reward"), [(np.nan, 0.0), (0.0, 1e39)])
+def test_numbers_that_an_environment_should_not_give_are_refused(tmp_path: Path, state: float, reward: float) -> None:
+    """1e39 is finite, and not in float32."""
+
+    class Broken(Drift):
+        def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+            return self.state + state, reward, False, False, {}
+
+    gymnasium.register("Broken-v0", entry_point=Broken, max_episode_steps=10)
+    try:
+        settings = ExportSettings(source="random", transitions=20, environment=EnvironmentSettings(id="Broken-v0"))
+        with pytest.raises(InputError, match=r"Broken-v0: '(observation|reward)': expected finite numbers"):
+            export(settings, tmp_path / "broken")
+    finally:
+        del gymnasium.registry["Broken-v0"]
 
 
 def test_environment_without_a_time_limit_needs_one() -> None:

@@ -13,6 +13,7 @@ from dawm.analysis.statistics import (
     bootstrap_interval,
     expected_choice,
     hierarchical_interval,
+    hierarchical_intervals,
     interquartile_mean,
     over_seeds,
     percentile_interval,
@@ -105,6 +106,13 @@ def test_replicates_draw_groups_and_then_runs_of_them() -> None:
     # places 0 and 3 belong to the first drawn group, 1 and 4 to the second
     assert (found[:, 0] == found[:, 3]).all() and (found[:, 1] == found[:, 4]).all()
     np.testing.assert_allclose(np.bincount(drawn.ravel()) / drawn.size, 1 / 5, atol=0.02)  # runs alike
+
+
+def test_intervals_do_not_depend_on_how_much_is_resampled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, groups = np.random.default_rng(0).normal(size=(3, 12)), np.arange(12) // 4
+    at_once = hierarchical_intervals(values, groups, np.median)
+    monkeypatch.setattr("dawm.analysis.statistics.BATCH", 1000)
+    np.testing.assert_array_equal(hierarchical_intervals(values, groups, np.median), at_once)
 
 
 def test_hierarchical_intervals_lie_about_the_estimate_and_are_wider_than_the_plain_one() -> None:

@@ -293,6 +293,14 @@ def test_a_filter_takes_nothing_from_the_windows_that_are_judged(
     assert found[0]["count"].nunique() == 1  # imagined, paid and behaviour's are of the same starts
 
 
+def test_a_recipe_that_its_model_cannot_serve_is_refused(
+    dataset: Path, world_model: Path, inverse_dynamics: Path, tmp_path: Path
+) -> None:
+    sampling = dataclasses.replace(SAMPLING, sampler="dpmpp_2m", sampling_steps=9)
+    with pytest.raises(InputError, match="sampling_steps"):
+        steer(dataset, world_model, inverse_dynamics, SteeringSettings(), sampling, tmp_path / "steering")
+
+
 def test_model_that_cannot_plan_is_asked_in_an_open_loop_only(
     dataset: Path, world_model: Path, inverse_dynamics: Path, tmp_path: Path
 ) -> None:

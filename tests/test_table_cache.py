@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -173,6 +174,24 @@ def test_full_disk_costs_the_cache_and_nothing_else(
     found = open_table(sealed)
     monkeypatch.undo()
     assert same(found, decoded(sealed)) and not is_mapped(found)
+
+
+def test_on_a_full_disk_old_tables_make_room(sealed: Sealed, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.mkdir()
+    old = cache / "old.json"
+    old.with_suffix(".float32").write_bytes(b"x" * 1000)
+    old.write_text("{}")
+    written = open
+
+    def full(path: Path, mode: str) -> object:
+        if mode == "wb" and old.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written(path, mode)
+
+    monkeypatch.setattr("builtins.open", full)
+    found = open_table(sealed)
+    monkeypatch.undo()
+    assert same(found, decoded(sealed)) and is_mapped(found) and not old.exists()
 
 
 def test_folder_that_others_may_write_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -322,6 +322,23 @@ def test_checkpoint_of_another_torch_is_not_used(
         assert watch.steps == list(range(STEPS))
 
 
+def test_how_often_checkpoints_are_kept_is_no_part_of_a_run(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is pre-empted too often keeps them more often, and goes on from the last one."""
+
+    def run(output: Path, seed: int, every: int = CHECKPOINT_EVERY) -> None:
+        settings = InverseDynamicsSettings(hidden=16, gradient_steps=STEPS, checkpoint_every=every)
+        dawm.inverse_dynamics.train_inverse_dynamics(dataset, settings, output, seed)
+
+    watch = Watch(dawm.inverse_dynamics, monkeypatch)
+    watch.killed(run, tmp_path, 3)
+    for steps in (list(range(CHECKPOINT_EVERY, STEPS)), []):  # finds a checkpoint; finds a finished run
+        watch.steps = []
+        run(tmp_path, 3, CHECKPOINT_EVERY - 1)
+        assert watch.steps == steps
+
+
 @pytest.mark.parametrize("damage", [0, 4, 0.5, -1, "flipped"])
 def test_damaged_checkpoint_is_not_used(
     dataset: Path,

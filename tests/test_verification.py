@@ -136,6 +136,19 @@ def test_what_was_made_from_other_data_is_found(results: Path) -> None:
     assert f"{policy}: the dataset that it was made from is not here" in complaints(results)
 
 
+def test_equal_data_of_another_experiment_are_no_others(results: Path) -> None:
+    """Equal settings make equal folders, whatever their name: here in an experiment that is looked at later."""
+    shutil.copytree(Layout(results).dataset("hopper"), Layout(results.with_name("zoo")).dataset("walker2d"))
+    found = verify(results.parent)
+    assert found.folders == 8 and not found.damage
+
+
+def test_each_folder_is_read_once_whatever_links_lead_to_it(results: Path) -> None:
+    (results / "again").symlink_to(results)
+    results.with_name("latest").symlink_to(results)
+    assert verify(results.parent).folders == verify(results).folders == 7
+
+
 def test_a_stranger_among_sealed_files_is_found(results: Path) -> None:
     path = Layout(results).synthetic(*GENERATOR) / "shard-00002-of-00003.parquet"
     path.write_bytes(b"PAR1")

@@ -321,6 +321,20 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished: Path, tmp_p
     assert files(folder) == files(finished)
 
 
+def test_a_model_that_its_scheduler_forgot_is_not_trained_again(finished: Path, tmp_path: Path) -> None:
+    """Before a job starts again Snakemake removes what its rule names as outputs: the seal, and no weights."""
+    folder = shutil.copytree(finished, tmp_path / "a clone", symlinks=True)
+    for kind in ("world-models", "inverse-dynamics"):
+        (seal,) = (folder / "results" / "tiny" / kind).rglob("provenance.json")
+        before = seal.read_bytes()
+        seal.unlink()
+        run = snakemake(folder, "--", str(seal.relative_to(folder)))
+        assert run.returncode == 0, run.stderr
+        (log,) = (folder / "results" / "tiny" / "logs" / f"train-{kind.removesuffix('s')}").rglob("*.log")
+        assert "had finished with these settings, inputs and code" in log.read_text()
+        assert seal.read_bytes() == before
+
+
 def test_a_second_run_at_once_says_so_and_touches_nothing(finished: Path, tmp_path: Path) -> None:
     """Of two that are started by hand; `make run` waits (tests/test_setup.py)."""
     folder = clone(tmp_path)

@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 
 from dawm.analysis.replaying import origins
 from dawm.analysis.statistics import hierarchical_interval
+from dawm.data.normalizers import SMALLEST_STD
 from dawm.data.transitions import Transitions
 
 
@@ -31,7 +32,7 @@ class Reference:
     def of(cls, train: Transitions, held_out: Transitions) -> Reference:
         known, unseen = columns(train), columns(held_out)
         deviation = known.std(0)
-        made = cls(known.mean(0), np.where(deviation > 0, deviation, 1.0), known, unseen)
+        made = cls(known.mean(0), np.where(deviation > SMALLEST_STD, deviation, 1.0), known, unseen)
         return cls(made.mean, made.deviation, made.standardised(known), made.standardised(unseen))
 
     def standardised(self, values: np.ndarray) -> np.ndarray:

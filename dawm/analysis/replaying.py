@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dawm.data.normalizers import SMALLEST_STD
 from dawm.data.transitions import NOT_APPLICABLE, Transitions
 from dawm.environments.oracle import Oracle
 from dawm.randomness import generator
@@ -93,9 +94,9 @@ def errors_at_best_actions(
 
 
 def one_step_change(transitions: Transitions) -> np.ndarray:
-    """Standard deviation of s′ - s per dimension, [obs_dim]; 1 where nothing ever changes."""
+    """Standard deviation of s′ - s per dimension, [obs_dim]; 1 where nothing changes but by rounding."""
     std = (transitions.next_observation - transitions.observation).astype(np.float64).std(0)
-    return np.where(std > 0, std, 1.0)
+    return np.where(std > SMALLEST_STD, std, 1.0)
 
 
 def still_copy(transitions: Transitions) -> Transitions:

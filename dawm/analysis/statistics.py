@@ -10,6 +10,8 @@ from pandas.core.groupby import DataFrameGroupBy
 from scipy import stats
 
 RESAMPLES = 2000
+BATCH = 2_000_000
+"""Resampled numbers that are held at once."""
 Statistic = Callable[..., np.ndarray]
 
 
@@ -26,7 +28,7 @@ def bootstrap_interval(values: np.ndarray, statistic: Statistic, seed: int) -> t
         (values,),
         statistic,
         n_resamples=RESAMPLES,
-        batch=max(1, 2_000_000 // len(values)),
+        batch=max(1, BATCH // len(values)),
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
@@ -60,8 +62,10 @@ def hierarchical_intervals(
     """The same of several quantities of the runs, values [..., n]: ends [...]."""
     if len(groups) < 2:
         return np.full(values.shape[:-1], np.nan), np.full(values.shape[:-1], np.nan)
-    replicates = values[..., resampled_runs(groups, RESAMPLES, np.random.default_rng(0))]
-    return percentile_interval(statistic(replicates, axis=-1), axis=-1)
+    drawn = resampled_runs(groups, RESAMPLES, np.random.default_rng(0))
+    batches = np.array_split(drawn, max(1, drawn.size * values[..., 0].size // BATCH))
+    found = [statistic(values[..., batch], axis=-1) for batch in batches]
+    return percentile_interval(np.concatenate(found, axis=-1), axis=-1)
 
 
 def over_seeds(groups: DataFrameGroupBy) -> pd.DataFrame:

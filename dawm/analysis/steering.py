@@ -18,6 +18,7 @@ from dawm.analysis.fidelity import Measured, measured
 from dawm.analysis.tables import CLOSED, OPEN
 from dawm.blocks import BLOCK
 from dawm.config import RequestSettings, SteeringSettings, SynthesisSettings, as_mapping
+from dawm.config.recipes import check_synthesis
 from dawm.data.files import only_writer, write_csv
 from dawm.data.sealed import refuse_other, seal, unseal
 from dawm.data.transitions import Transitions, concatenate, held_out_rows, read_transitions
@@ -48,6 +49,7 @@ def steer(
     model = parts.world_model
     if not model.settings.conditional:
         raise InputError(f"{world_model}: is unconditional, so that nothing can be asked of it")
+    check_synthesis(synthesis, model.settings)
     seed, rows = derived_seed(settings.seed, "bootstrap"), []
     with only_writer(output):
         ground = Ground.of(parts)

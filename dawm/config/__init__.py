@@ -49,7 +49,17 @@ from dawm.config.learners import (
     TD3BCSettings,
 )
 from dawm.config.presets import with_preset
-from dawm.config.reading import as_mapping, as_yaml, decisive, load_experiment, load_yaml, parse_yaml, plain, read
+from dawm.config.reading import (
+    as_mapping,
+    as_yaml,
+    deciding,
+    decisive,
+    load_experiment,
+    load_yaml,
+    parse_yaml,
+    plain,
+    read,
+)
 from dawm.config.recipes import GeneratorSettings
 from dawm.config.reference import key_table
 from dawm.config.schema import json_schema
@@ -97,6 +107,7 @@ __all__ = [
     "as_mapping",
     "as_yaml",
     "check_source",
+    "deciding",
     "decisive",
     "json_schema",
     "key_table",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -90,6 +91,11 @@ def as_mapping(settings: Any) -> dict[str, Any]:
 def decisive(experiment: Experiment) -> dict[str, Any]:
     """The settings that results depend on, as jobs take and seals hold them: all but `notes`."""
     return {name: value for name, value in as_mapping(experiment).items() if name != "notes"}
+
+
+def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a training's settings those that its result depends on: all but how often it keeps a checkpoint."""
+    return {name: value for name, value in settings.items() if name != "checkpoint_every"}
 
 
 def plain(value: Any) -> Any:

@@ -33,8 +33,8 @@ class Standardizer(nn.Module):
     def fit(cls, values: Tensor) -> Self:
         """values [n, dim] in raw units."""
         made = cls(values.shape[1])
-        std = values.double().std(0, correction=0).float()
-        made.mean = values.double().mean(0).float()
+        wide = values.double()
+        std, made.mean = wide.std(0, correction=0).float(), wide.mean(0).float()
         made.std = torch.where(std > SMALLEST_STD, std, torch.ones_like(std))
         made.low, made.high = values.amin(0), values.amax(0)
         return made

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ from dawm.data.transitions import read_shards, shard_names
 VARIABLE = "DAWM_CACHE"
 FORMAT = 1
 LARGEST = 16 << 30
-"""Bytes in the cache; beyond them the tables go that were not opened for longest."""
+"""Bytes in the cache, or half the disk; beyond them the tables go that were not opened for longest."""
 ABANDONED = 86_400.0
 """Seconds after which what is not whole is no writer's any more."""
 
@@ -41,8 +42,13 @@ def open_table(sealed: Sealed) -> Table:
     try:
         found = mapped(path)
         if found is None:
-            write_table(path, sealed)
-            make_room(place, keep=path)
+            largest = min(LARGEST, shutil.disk_usage(place).total // 2)
+            try:
+                write_table(path, sealed)
+            except OSError:  # of a full disk
+                make_room(place, keep=path, largest=0)
+                write_table(path, sealed)
+            make_room(place, keep=path, largest=largest)
             found = mapped(path)
     except OSError:  # of the cache: an unreadable shard is an InputError
         found = None
@@ -122,7 +128,7 @@ def mapped(path: Path) -> Table | None:
     return Table(np.asarray(rows), observation_dim, action_dim, starts)
 
 
-def make_room(place: Path, keep: Path, largest: int = LARGEST) -> None:
+def make_room(place: Path, keep: Path, largest: int) -> None:
     """Removes what was left half-written, and the tables that were opened longest ago; who has mapped one keeps it."""
     for path in place.iterdir():
         whole = path.suffix in (".json", ".float32") and path.with_suffix(".json").is_file()

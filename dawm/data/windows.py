@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.signal import lfilter
 from torch import Tensor
 
 from dawm.config import WorldModelSettings
@@ -56,9 +58,8 @@ def returns_to_go(transitions: Transitions, discount: float, truncated: str = "d
         tail = 0.0
         if cut and truncated == "average_reward_tail" and discount < 1:
             tail = reward[begin : end + 1].mean() / (1 - discount)
-        for row in range(end, begin - 1, -1):
-            tail = reward[row] + discount * tail
-            result[row] = tail
+        backwards, _ = lfilter([1.0], [1.0, -discount], reward[begin : end + 1][::-1], zi=[discount * tail])
+        result[begin : end + 1] = backwards[::-1]
         if cut and truncated == "drop":
             missing = discount ** (end - np.arange(begin, end + 1) + 1)
             result[begin : end + 1][missing > UNKNOWN_SHARE] = np.nan
@@ -134,7 +135,14 @@ class Windows:
         self.last = torch.from_numpy(last)
         self.terminal = torch.from_numpy(transitions.terminal)
         complete = np.arange(len(transitions)) + self.window - 2 <= last
-        self.starts = torch.from_numpy(np.flatnonzero(episodes & (complete | transitions.terminal[last])))
+        self.can_start = complete | transitions.terminal[last]
+        self.starts = torch.from_numpy(np.flatnonzero(episodes & self.can_start))
+
+    def of(self, episodes: np.ndarray) -> Windows:
+        """The windows of other episodes, bool [n], over the same encoded rows."""
+        made = copy.copy(self)
+        made.starts = torch.from_numpy(np.flatnonzero(episodes & self.can_start))
+        return made
 
     def __len__(self) -> int:
         return len(self.starts)

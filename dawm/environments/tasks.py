@@ -202,6 +202,12 @@ def task_of_metadata(metadata: Mapping[str, Any]) -> Task:
     return task_of(read(EnvironmentSettings, settings, "metadata.json: environment_settings"))
 
 
+def bounded(actions: gymnasium.spaces.Box) -> bool:
+    """Whether every dimension has a range that float32 can tell."""
+    ranges = actions.high.astype(np.float64) - actions.low
+    return bool((ranges > 0).all() and (ranges <= np.finfo(np.float32).max).all())
+
+
 def _examined(settings: EnvironmentSettings) -> Task:
     """An environment that is not known here: its spaces are looked at."""
     environment = _make(settings.id, settings.arguments, settings.max_episode_steps)
@@ -213,7 +219,7 @@ def _examined(settings: EnvironmentSettings) -> Task:
                 f"environment: expected {settings.id} to have {what} in a flat Box of floats, found {space}"
             )
     actions = spaces[1]
-    if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all() and (actions.low < actions.high).all()):
+    if not bounded(actions):
         raise InputError(f"environment: expected {settings.id} to have bounded actions, found {actions}")
     if limit is None:
         raise InputError(f"environment: {settings.id} has no time limit; set `max_episode_steps`")

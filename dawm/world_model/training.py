@@ -147,7 +147,10 @@ def denoising_loss(
 def fit_normalizers(
     model: WorldModel, transitions: Transitions, held_out: np.ndarray, data: Sealed
 ) -> tuple[Windows, Windows]:
-    """Fits the model's normalizers and return scale on the train split; returns train and held-out windows."""
+    """Fits the model's normalizers and return scale on the train split; returns train and held-out windows.
+
+    Raises InputError where no row has a return-to-go that a conditional model could be given.
+    """
     settings = model.settings
     seen = transitions.take(~held_out)
     states = torch.from_numpy(np.concatenate([seen.observation, seen.next_observation]))
@@ -160,15 +163,18 @@ def fit_normalizers(
     task = task_of_metadata(data.metadata)
     model.actions = ActionScaler.between(task.action_low, task.action_high)
     wanted = wanted_returns(transitions, settings)
+    if settings.conditional and np.isnan(wanted[~held_out]).all():
+        raise InputError(
+            f"{data.folder}: expected a row with a known return-to-go to condition on, found none: timeouts cut all of "
+            "them off; set world_model.return_horizon 'window', or another truncated_return than 'drop'"
+        )
     largest = float(np.nanmax(np.abs(wanted[~held_out]), initial=0.0)) or 1.0
     model.return_scale = torch.tensor(settings.return_scales.get(task.family.lower(), largest))
 
     normalizers = Normalizers(model.states, model.rewards, model.actions, model.changes)
     known = data.metadata.get("terminal_successors_known", True)
-    seen_windows, held_out_windows = (
-        Windows(transitions, rows, settings, wanted, normalizers, known) for rows in (~held_out, held_out)
-    )
-    return seen_windows, held_out_windows
+    windows = Windows(transitions, ~held_out, settings, wanted, normalizers, known)
+    return windows, windows.of(held_out)
 
 
 def load_world_model(folder: Path) -> tuple[WorldModel, Sealed]:

@@ -51,9 +51,9 @@ rule inspect:
         settings=text(experiment.inspection),
         dataset=dataset_folder,
         folder=lambda wildcards: layout.inspection(wildcards.dataset),
-    shell:  # 1 and a whole folder: an alarm, which the page explains
+    shell:  # 3 and a whole folder: an alarm, which the page explains
         "python -m dawm inspect {params.dataset:q} --settings {params.settings:q} --output {params.folder:q}"
-        " > {log:q} 2>&1 || {{ [ $? -eq 1 ] && [ -f {output.seal:q} ]; }}"
+        " > {log:q} 2>&1 || {{ [ $? -eq 3 ] && [ -f {output.seal:q} ]; }}"
 
 
 # `snakemake datasets` makes all data sets, looks into each, and puts them into one table and one figure.

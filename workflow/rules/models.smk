@@ -1,12 +1,12 @@
-# The models that synthetic transitions need. They come first: everything augmented waits for them.
+# The models that synthetic transitions need. They come first: everything augmented waits for them. The seal is all that
+# Snakemake knows of: it takes outputs away before it starts a job again, and weights that are finished are kept.
 
 
 rule train_world_model:
     input:
         unpack(teacher_seals),
     output:
-        model=inside(layout.world_model("{dataset}", "{generator}", "{seed}"), "model.safetensors"),
-        seal=seal_of(layout.world_model("{dataset}", "{generator}", "{seed}")),
+        seal_of(layout.world_model("{dataset}", "{generator}", "{seed}")),
     log:
         inside(logs, "train-world-model", "{dataset}", "{generator}", "seed-{seed}.log"),
     benchmark:
@@ -41,8 +41,7 @@ for model in ("inverse_dynamics", "forward_dynamics", "cloned_policy"):
         input:
             dataset_seal,
         output:
-            model=inside(getattr(layout, model)("{dataset}", "{generator}", "{seed}"), "model.safetensors"),
-            seal=seal_of(getattr(layout, model)("{dataset}", "{generator}", "{seed}")),
+            seal_of(getattr(layout, model)("{dataset}", "{generator}", "{seed}")),
         log:
             inside(logs, stage, "{dataset}", "{generator}", "seed-{seed}.log"),
         benchmark:

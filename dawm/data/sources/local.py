@@ -15,6 +15,7 @@ import numpy as np
 
 from dawm.config import LOCAL, RANDOM_TRANSITIONS, ExportSettings
 from dawm.data.sources import BLOCK_ROWS, Columns, SourceData
+from dawm.data.sources.checks import check_finite
 from dawm.environments.behaviour import EXPLORATION_NOISE, SHIPPED, BehaviourPolicy
 from dawm.environments.tasks import TASKS, Task, simulator_version, task_of
 from dawm.errors import InputError
@@ -135,10 +136,17 @@ def collect(
             progress.advance(length)
             episode += 1
             if recorder.rows >= BLOCK_ROWS:
-                yield recorder.take()
+                yield checked(recorder.take(), task)
     if recorder.rows:
-        yield recorder.take()
+        yield checked(recorder.take(), task)
     environment.close()
+
+
+def checked(columns: Columns, task: Task) -> Columns:
+    """What an environment gave, refused where it is not finite in the table's types."""
+    for name, values in columns.items():
+        check_finite(values, f"infos/{name}" if name in ("qpos", "qvel") else name, task.environment)
+    return columns
 
 
 def _explorer(

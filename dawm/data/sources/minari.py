@@ -22,7 +22,7 @@ from minari.storage.datasets_root_dir import get_dataset_path
 from dawm.config import EnvironmentSettings, ExportSettings, read
 from dawm.data.sources import BLOCK_ROWS, Columns, SourceData
 from dawm.data.sources.checks import check_actions, check_container, check_finite
-from dawm.environments.tasks import Task, task_of
+from dawm.environments.tasks import Task, bounded, task_of
 from dawm.errors import InputError, one_line
 
 SPACES = {"observation_space": "observations", "action_space": "actions"}
@@ -123,7 +123,7 @@ def _check_spaces(dataset: minari.MinariDataset, folder: Path) -> None:
             found = " ".join(str(space).split())
             raise InputError(f"{folder}: expected {what} in a flat Box of floats, found {found:.200}")
     actions = dataset.action_space
-    if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
+    if not bounded(actions):
         raise InputError(f"{folder}: expected bounded actions, found {' '.join(str(actions).split()):.200}")
 
 
