@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from dawm.compute import CPU, Compute
-from dawm.config import ClonedPolicySettings
+from dawm.config import ClonedPolicySettings, as_mapping
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import Sealed
 from dawm.dynamics import Pairs, SplitPairs, evaluated, train_on_pairs
 from dawm.ensembles import mlp_ensemble
 from dawm.gaussians import bounded_log_std, censored_negative_log_likelihood
 from dawm.randomness import derived_seed
-from dawm.training import load_model
+from dawm.training import TrainingRun, load_model
 
 KIND = "cloned-policy"
 
@@ -66,13 +66,9 @@ def train_cloned_policy(
         return model.negative_log_likelihood(batch.observation, batch.action).mean()
 
     train_on_pairs(
-        KIND,
+        TrainingRun(KIND, output, as_mapping(settings), seed, compute, {"dataset": pairs.data}),
         model,
         pairs,
-        settings,
-        output,
-        seed,
-        compute,
         loss=loss,
         errors=lambda judged: cloning_errors(model, judged),
     )

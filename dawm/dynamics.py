@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from dawm.checkpoints import State
-from dawm.compute import Compute
-from dawm.config import ClonedPolicySettings, ForwardDynamicsSettings, InverseDynamicsSettings, as_mapping
 from dawm.data.sealed import Sealed, open_sealed
 from dawm.data.transitions import Transitions, held_out_rows, read_transitions, usable_pairs
 from dawm.environments.tasks import Task, task_of_metadata
@@ -80,32 +78,29 @@ class SplitPairs:
 
 
 def train_on_pairs(
-    kind: str,
+    run: TrainingRun,
     model: nn.Module,
     pairs: SplitPairs,
-    settings: InverseDynamicsSettings | ForwardDynamicsSettings | ClonedPolicySettings,
-    output: Path,
-    seed: int,
-    compute: Compute,
     *,
     loss: Callable[[Pairs, int], Tensor],
     errors: Callable[[Pairs], dict[str, float]],
     members: int = 1,
 ) -> None:
-    """Adam on loss(batch, step), the mean over an ensemble's `members`; errors(held-out pairs) go to evaluations.csv.
+    """`run` by Adam on loss(batch, step), the mean over `members`; errors(held-out pairs) go to evaluations.csv.
 
     The gradient is that of the members' sum, so that each member learns as if it were alone.
     """
-    compute.prepare(part for part in model.children() if any(True for _ in part.parameters()))
-    optimizer = adam(model.parameters(), settings.learning_rate)
-    rng = generator(seed, kind, "held-out")
+    steps, rate, batch_size = (run.settings[name] for name in ("gradient_steps", "learning_rate", "batch_size"))
+    run.compute.prepare(part for part in model.children() if any(True for _ in part.parameters()))
+    optimizer = adam(model.parameters(), rate)
+    rng = generator(run.seed, run.kind, "held-out")
     judged = pairs.tested.take(rng.permutation(len(pairs.tested))[:HELD_OUT_PAIRS])
 
     def update(step: int) -> dict[str, Tensor]:
-        set_rate(optimizer, cosine_rate(step, settings.gradient_steps, settings.learning_rate))
-        rows = generator(seed, kind, "step", step).integers(len(pairs.seen), size=settings.batch_size)
-        compute.seed(derived_seed(seed, kind, "dropout", step))
-        with compute.arithmetic():
+        set_rate(optimizer, cosine_rate(step, steps, rate))
+        rows = generator(run.seed, run.kind, "step", step).integers(len(pairs.seen), size=batch_size)
+        run.compute.seed(derived_seed(run.seed, run.kind, "dropout", step))
+        with run.compute.arithmetic():
             mean = loss(pairs.seen.take(rows), step)
         optimizer.zero_grad(set_to_none=True)
         (members * mean).backward()
@@ -113,7 +108,7 @@ def train_on_pairs(
         return {"loss": mean}
 
     train_and_seal(
-        TrainingRun(kind, output, as_mapping(settings), seed, compute, {"dataset": pairs.data}),
+        run,
         update,
         State({"model": model}, {"optimizer": optimizer}),
         lambda: model,

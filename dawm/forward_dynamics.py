@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dawm.compute import CPU, Compute
-from dawm.config import ForwardDynamicsSettings
+from dawm.config import ForwardDynamicsSettings, as_mapping
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import Sealed
 from dawm.dynamics import Pairs, SplitPairs, evaluated, train_on_pairs
@@ -17,7 +17,7 @@ from dawm.environments.tasks import VELOCITY_CLIP, Task
 from dawm.errors import InputError
 from dawm.gaussians import bounded_log_std, negative_log_likelihood
 from dawm.randomness import derived_seed
-from dawm.training import load_model
+from dawm.training import TrainingRun, load_model
 
 KIND = "forward-dynamics"
 
@@ -120,13 +120,9 @@ def train_forward_dynamics(
         return nn.functional.l1_loss(proposed, target.expand_as(proposed))
 
     train_on_pairs(
-        KIND,
+        TrainingRun(KIND, output, as_mapping(settings), seed, compute, {"dataset": pairs.data}),
         model,
         pairs,
-        settings,
-        output,
-        seed,
-        compute,
         loss=loss,
         errors=lambda judged: forward_errors(model, judged),
         members=settings.members,

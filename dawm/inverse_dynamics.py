@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from dawm.compute import CPU, Compute
-from dawm.config import InverseDynamicsSettings
+from dawm.config import InverseDynamicsSettings, as_mapping
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.data.sealed import Sealed
 from dawm.dynamics import Pairs, SplitPairs, evaluated, train_on_pairs
 from dawm.ensembles import mlp_ensemble, spread
 from dawm.environments.tasks import Task
 from dawm.randomness import derived_seed, generator
-from dawm.training import load_model
+from dawm.training import TrainingRun, load_model
 
 KIND = "inverse-dynamics"
 LOSSES = {"squared": nn.functional.mse_loss, "absolute": nn.functional.l1_loss}
@@ -78,13 +78,9 @@ def train_inverse_dynamics(
         return LOSSES[settings.loss](proposed, model.actions.encode(batch.action).expand_as(proposed))
 
     train_on_pairs(
-        KIND,
+        TrainingRun(KIND, output, as_mapping(settings), seed, compute, {"dataset": pairs.data}),
         model,
         pairs,
-        settings,
-        output,
-        seed,
-        compute,
         loss=loss,
         errors=lambda judged: action_errors(model, judged, pairs.task),
         members=settings.members,
