@@ -141,17 +141,24 @@ class Windows:
     def of(self, episodes: np.ndarray) -> Windows:
         """The windows of other episodes, bool [n], over the same encoded rows."""
         made = copy.copy(self)
-        made.starts = torch.from_numpy(np.flatnonzero(episodes & self.can_start))
+        made.starts = torch.from_numpy(np.flatnonzero(episodes & self.can_start)).to(self.starts.device)
+        return made
+
+    def to(self, device: str) -> Windows:
+        """The same with their rows on a device, where batches are then put together."""
+        made = copy.copy(self)
+        vars(made).update({name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)})
         return made
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def batch(self, numbers: Tensor) -> WindowBatch:
-        """The windows that start at `self.starts[numbers]`."""
-        start = self.starts[numbers]
+        """The windows that start at `self.starts[numbers]`, on the device of the rows."""
+        start = self.starts[numbers.to(self.starts.device)]
         last = self.last[start][:, None]  # [B, 1]
-        row = start[:, None] + torch.arange(self.window)  # [B, T], may run past the episode's end
+        steps = torch.arange(self.window, device=start.device)
+        row = start[:, None] + steps  # [B, T], may run past the episode's end
         over = (row[:, 1:] - 1 >= last) & self.terminal[last]  # row i is the terminal state, or padding after it
         terminal = torch.cat([torch.zeros_like(over[:, :1]), over], dim=1)
 
@@ -192,5 +199,7 @@ class Windows:
 def whole_windows(row: Tensor, last: Tensor) -> Tensor:
     """For each of the windows row [B, T] of episodes that end with the transitions last [B, 1] a whole one among them,
     [B], in turn; where none is whole, itself."""
-    whole, places = torch.nonzero(row[:, -2] <= last[:, 0])[:, 0], torch.arange(len(row))
-    return whole[places % len(whole)] if len(whole) else places
+    whole, places = row[:, -2] <= last[:, 0], torch.arange(len(row), device=row.device)
+    first = torch.argsort(~whole, stable=True)  # the whole ones in order, then the others; no wait for a device
+    count = whole.sum()
+    return torch.where(count > 0, first[places % count.clamp(min=1)], places)

@@ -46,7 +46,7 @@ def train_world_model(
     transitions = read_transitions(data, states=False)
     torch.manual_seed(derived_seed(seed, KIND, "weights"))
     model = WorldModel(settings, transitions.observation_dim, transitions.action_dim)
-    seen, held_out = fit_normalizers(model, transitions, held_out_rows(data, transitions), data)
+    seen, held_out = fit_normalizers(model, transitions, held_out_rows(data, transitions), data, compute.device)
     if not len(seen):
         raise InputError(
             f"{dataset}: no window of {settings.window} rows fits into its episodes; use a smaller `window`"
@@ -145,9 +145,10 @@ def denoising_loss(
 
 
 def fit_normalizers(
-    model: WorldModel, transitions: Transitions, held_out: np.ndarray, data: Sealed
+    model: WorldModel, transitions: Transitions, held_out: np.ndarray, data: Sealed, device: str = "cpu"
 ) -> tuple[Windows, Windows]:
-    """Fits the model's normalizers and return scale on the train split; returns train and held-out windows.
+    """Fits the model's normalizers and return scale on the train split; returns train and held-out windows, with their
+    rows on the device.
 
     Raises InputError where no row has a return-to-go that a conditional model could be given.
     """
@@ -173,7 +174,7 @@ def fit_normalizers(
 
     normalizers = Normalizers(model.states, model.rewards, model.actions, model.changes)
     known = data.metadata.get("terminal_successors_known", True)
-    windows = Windows(transitions, ~held_out, settings, wanted, normalizers, known)
+    windows = Windows(transitions, ~held_out, settings, wanted, normalizers, known).to(device)
     return windows, windows.of(held_out)
 
 
