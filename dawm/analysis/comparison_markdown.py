@@ -45,11 +45,11 @@ def verdicts(pairs: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
 
 
 def _sure(pair: Mapping[str, Any], statistic: str) -> str:
-    """A difference, its interval, and whether that holds zero."""
+    """A difference, its interval, and whether that includes zero."""
     value, low, high = (pair[f"{statistic}_{name}"] for name in ("difference", "low", "high"))
     if np.isnan(low):
         return f"{value:+z.1f} (one seed: no interval)"
-    return f"{value:+z.1f} ({low:+z.1f} to {high:+z.1f}, which {'holds' if low <= 0 <= high else 'excludes'} zero)"
+    return f"{value:+z.1f} ({low:+z.1f} to {high:+z.1f}, which {'includes' if low <= 0 <= high else 'excludes'} zero)"
 
 
 def _by_arms(pairs: pd.DataFrame) -> dict[tuple, dict[str, Any]]:
