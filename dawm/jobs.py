@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dawm.config import Experiment, as_mapping, deciding, plain, with_preset
+from dawm.config import Experiment, as_mapping, plain, result_settings, with_preset
 from dawm.data.sealed import PROVENANCE, settings_in
 from dawm.errors import InputError
 from dawm.layout import (
@@ -133,10 +133,10 @@ def sealed_settings(experiment: Experiment, job: Job) -> dict[str, Any]:
     if job.stage == "seal-synthetic":
         return plain(as_mapping(job.settings.synthesis))
     if job.stage != "train-policy":
-        return deciding(plain(as_mapping(job.settings)))
+        return result_settings(plain(as_mapping(job.settings)))
     dataset, _, arm = job.name.split("/")[:3]
     settings = with_preset(job.settings, experiment.whole(dataset).source)
-    return deciding(plain(as_mapping(settings))) | {"real_fraction": experiment.augmentations[arm].real_fraction}
+    return result_settings(plain(as_mapping(settings))) | {"real_fraction": experiment.augmentations[arm].real_fraction}
 
 
 def check_settings(layout: Layout, experiment: Experiment, targets: Sequence[str] = REPORT) -> None:

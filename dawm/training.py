@@ -19,7 +19,7 @@ from torch import nn
 
 from dawm.checkpoints import CHECKPOINT, Member, Metrics, State, resume, save_checkpoints
 from dawm.compute import CPU, Compute
-from dawm.config import deciding, read
+from dawm.config import read, result_settings
 from dawm.data.files import digest_of, only_writer, sha256, write_json
 from dawm.data.sealed import PROVENANCE, Sealed, open_sealed, seal, unseal, versions
 from dawm.data.weights import load_weights, save_weights
@@ -62,7 +62,7 @@ class TrainingRun:
         """Checkpoints belong to it, whoever else was trained beside it: code and libraries are part of it."""
         inputs = {name: sealed.digest for name, sealed in self.inputs.items()}
         made_by = [code_digest(), versions()]
-        settings = deciding(self.settings)
+        settings = result_settings(self.settings)
         return digest_of([made_by, self.kind, settings, self.seed, self.compute.identity, inputs])
 
 

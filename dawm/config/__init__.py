@@ -52,13 +52,13 @@ from dawm.config.presets import with_preset
 from dawm.config.reading import (
     as_mapping,
     as_yaml,
-    deciding,
     decisive,
     load_experiment,
     load_yaml,
     parse_yaml,
     plain,
     read,
+    result_settings,
 )
 from dawm.config.recipes import GeneratorSettings
 from dawm.config.reference import key_table
@@ -107,7 +107,6 @@ __all__ = [
     "as_mapping",
     "as_yaml",
     "check_source",
-    "deciding",
     "decisive",
     "json_schema",
     "key_table",
@@ -116,5 +115,6 @@ __all__ = [
     "parse_yaml",
     "plain",
     "read",
+    "result_settings",
     "with_preset",
 ]

@@ -93,7 +93,7 @@ def decisive(experiment: Experiment) -> dict[str, Any]:
     return {name: value for name, value in as_mapping(experiment).items() if name != "notes"}
 
 
-def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
+def result_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Of a training's settings those that its result depends on: all but how often it keeps a checkpoint."""
     return {name: value for name, value in settings.items() if name != "checkpoint_every"}
 
