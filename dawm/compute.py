@@ -42,7 +42,7 @@ class Compute:
                 network.forward = kept(compiled)  # type: ignore[method-assign]
 
     def seed(self, value: int) -> None:
-                """For what torch draws on the device, dropout, at every step; `torch.manual_seed` would look for other devices
+        """For what torch draws on the device, dropout, at every step; `torch.manual_seed` would look for other devices
         each time."""
         torch.default_generator.manual_seed(value)
         if self.device == "cuda":
