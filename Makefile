@@ -16,6 +16,7 @@ help:
 	@echo "make check   set up, then check style, types and the workflow"
 	@echo "make config-reference   write the config's schema and table of keys anew"
 	@echo "make publish run the quickstart and copy what the docs quote to results/published"
+	@echo "make publish-suite   collect the suite and copy what the docs quote"
 	@echo "make publish-pilot   the same of the pilot: two hours"
 	@echo "make evidence   run the evidence (docs/protocol.md) and copy what the docs quote: a day on 2 cores, resumable"
 	@echo "make compare-evidence   its comparison and figures again, from the published scores alone: seconds"
@@ -55,6 +56,7 @@ config-reference: setup
 	$(PYTHON) -m dawm document-config --schema workflow/schemas/config.schema.json --keys config/README.md
 
 # What README.md and the docs quote of the quickstart.
+publish: override CONFIG :=
 publish: run
 	mkdir -p results/published/quickstart/tables results/published/quickstart/timings results/published/quickstart/figures
 	cp results/quickstart/tables/*.csv results/quickstart/tables/*.json results/published/quickstart/tables/

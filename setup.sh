@@ -13,6 +13,9 @@ run_pip() {
         fail "pip could not install the locked packages; is there a network? The log is .venv/install.log"
 }
 
+command -v flock >/dev/null || fail "flock is needed; on Debian: apt-get install util-linux"
+command -v sha256sum >/dev/null || fail "sha256sum is needed; on Debian: apt-get install coreutils"
+
 # The stamp is written last and says what .venv was made from, and where: a changed or moved checkout gets a new one.
 # The tool tables of pyproject.toml are left out, they do not change what is installed.
 wanted=$({ pwd; cat requirements.lock requirements-torch.txt setup.sh; sed '/^\[tool\./,$d' pyproject.toml; } | sha256sum)
@@ -26,7 +29,6 @@ done
 [ "$python" != none ] ||
     fail "Python 3.11 with its venv module is needed; on Debian: apt-get install python3.11-venv"
 
-command -v flock >/dev/null || fail "flock is needed; on Debian: apt-get install util-linux"
 exec 9>.make.lock
 flock -n 9 || { echo "Another make is at work in this folder; waiting for it to end."; flock 9; }
 [ "$(cat .venv/complete 2>/dev/null)" != "$wanted" ] || exit 0

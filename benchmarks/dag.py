@@ -6,14 +6,11 @@ python benchmarks/dag.py
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import subprocess
-import sys
 import tempfile
 
 import yaml
-from measuring import PUBLISHED, ROOT, write_results
+from measuring import PUBLISHED, ROOT, child, write_results
 
 CONFIG = ROOT / "config" / "paper.yaml"
 TIMES = (1, 12, 20)
@@ -36,19 +33,15 @@ def dry_run(times: int) -> dict[str, float]:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(config, file)
         file.flush()
-        command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "rules", "--configfile", file.name]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert process.stdout is not None
-        said = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-    total = re.search(r"^total\s+(\d+)", said, re.M)
-    if status or total is None:
-        raise SystemExit(f"snakemake failed with status {status}")
+        found = child("-m", "snakemake", "--dry-run", "--quiet", "rules", "--configfile", file.name)
+    total = re.search(r"^total\s+(\d+)", found.said, re.M)
+    if total is None:
+        raise SystemExit("snakemake: expected its number of jobs, found none")
     return {
         "times": times,
         "jobs": int(total[1]),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
-        "max_rss_mb": round(usage.ru_maxrss / 1024, 1),
+        "cpu_seconds": round(found.cpu_seconds, 2),
+        "max_rss_mb": round(found.largest_memory_mib, 1),
     }
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -19,14 +18,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTPUT = ROOT / "results" / "published" / "benchmarks" / "datasets-cpu.json"
 STEPS, REPEATS = 10_000, 5
-TARGETS = {"export_hdf5": (15.0, 1024.0), "read_tensors": (2.0, None)}
+VERSIONS = ("numpy", "pyarrow", "h5py", "torch", "mujoco", "gymnasium", "minari", "d4rl")
 
 
 # --- measured in a process of their own ---------------------------------------------------------------------------
@@ -227,30 +224,21 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def machine() -> dict[str, Any]:
-    names = ("numpy", "pyarrow", "h5py", "torch", "mujoco", "gymnasium", "minari", "d4rl")
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in names},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--output", type=Path)
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     parsed = parser.parse_args()
     if parsed.measure:
         report_of_this_process(parsed.measure[0], parsed.measure[1:])
         return
+    from measuring import PUBLISHED, write_results  # not above: it imports torch, which no measurement shall pay for
+
     with tempfile.TemporaryDirectory() as work:
         rows = medians(run(parsed.rows, Path(work)))
-    parsed.output.parent.mkdir(parents=True, exist_ok=True)
-    record = {"command": "python benchmarks/datasets.py", "machine": machine(), "rows": rows}
-    parsed.output.write_text(json.dumps(record, indent=1) + "\n")
+    output = parsed.output or PUBLISHED / "datasets-cpu.json"
+    write_results(output, "python benchmarks/datasets.py", "cpu", rows, VERSIONS)
     print(table(rows))
 
 

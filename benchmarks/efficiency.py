@@ -15,10 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from measuring import PUBLISHED, ROOT
+from measuring import PUBLISHED, ROOT, child
 
 from dawm.analysis.fidelity_page import pooled
 from dawm.config import Experiment, as_mapping, load_experiment
@@ -52,17 +49,6 @@ PARTS = {
 }
 
 
-def cpu_seconds_of(arguments: list[str]) -> float:
-    """Of a stage in a process of its own."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    run = subprocess.run([sys.executable, "-m", "dawm", *arguments], env=variables, stderr=subprocess.PIPE, text=True)
-    if run.returncode:
-        sys.exit(run.stderr.strip().splitlines()[-1])
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
 def training_costs(experiment: Experiment, layout: Layout, dataset: str) -> dict[tuple[str, str], float]:
     """CPU-seconds of the whole training of every model, by (recipe, part); equal ones are measured once."""
     costs: dict[tuple[str, str], float] = {}
@@ -83,9 +69,8 @@ def training_costs(experiment: Experiment, layout: Layout, dataset: str) -> dict
                     for steps in (FEW, MANY):
                         short = json.dumps(as_mapping(dataclasses.replace(settings, gradient_steps=steps)))
                         output = str(Path(work, f"{owner}-{part}-{steps}"))
-                        seconds.append(
-                            cpu_seconds_of([f"train-{stage}", *options, "--settings", short, "--output", output])
-                        )
+                        command = (f"train-{stage}", *options, "--settings", short, "--output", output)
+                        seconds.append(child("-m", "dawm", *command).cpu_seconds)
                     costs[owner, part] = (seconds[1] - seconds[0]) / (MANY - FEW) * settings.gradient_steps
                 costs[name, part] = costs[owner, part]
     return costs

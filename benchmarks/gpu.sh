@@ -35,5 +35,5 @@ export PYTHONPATH="$PWD:$site"
 status=0 # what fails does not keep the other from being measured
 python3 benchmarks/offline_rl.py --device cuda --output "$output/offline_rl-cuda.json" || status=1
 python3 benchmarks/world_model.py --device cuda --output "$output/world_model-cuda.json" || status=1
-python3 benchmarks/evaluation.py --output "$output/evaluation-cuda.json" || status=1 # on the cores beside it
+python3 benchmarks/evaluation.py --output "$output/evaluation-cpu-beside-gpu.json" || status=1 # on the cores beside it
 exit $status

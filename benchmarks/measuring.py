@@ -7,11 +7,13 @@ import json
 import os
 import platform
 import re
+import subprocess
+import sys
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -53,6 +55,39 @@ def quoted(document: str) -> str:
     return place.sub(lambda found: f"{found[1]}{Path(found[2]).read_text(encoding='utf-8')}{found[3]}", document)
 
 
+class Child(NamedTuple):
+    """A process that has ended: all that it wrote, its CPU-seconds with all imports, its largest memory."""
+
+    said: str
+    cpu_seconds: float
+    largest_memory_mib: float
+
+
+MEASURED = """
+import json, resource, subprocess, sys
+status = subprocess.run(sys.argv[1:]).returncode
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024]))
+"""
+"""A small process to start others from: Linux counts in a process's largest memory that of the one which started it."""
+
+
+def child(*arguments: object) -> Child:
+    """Runs Python with these arguments, on one thread, from the project's folder.
+
+    Raises SystemExit with its last line where it fails.
+    """
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-IS", "-c", MEASURED, sys.executable, *map(str, arguments)]
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    run = subprocess.run(command, cwd=ROOT, env=variables, check=True, **output)  # type: ignore[call-overload]
+    *said, numbers = run.stdout.splitlines(keepends=True)
+    status, cpu_seconds, largest_memory_mib = json.loads(numbers)
+    if status:
+        sys.exit(said[-1].strip() if said else f"{arguments}: status {status}")
+    return Child("".join(said), cpu_seconds, largest_memory_mib)
+
+
 def clock(device: str) -> float:
     return time.perf_counter() if device == "cuda" else time.process_time()
 
@@ -73,14 +108,30 @@ def matrix_peak(compute: Compute) -> float:
     return best
 
 
-def write_results(path: Path, command: str, device: str, rows: list[dict[str, Any]]) -> None:
-    """JSON with the command, the machine, versions and one record per measurement."""
+def line(row: dict[str, Any]) -> str:
+    """A record, to be read while the next one is measured."""
+    return ", ".join(
+        f"{key} {value:,.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+    )
+
+
+def cpu_model() -> str:
+    """Linux tells it in a file alone."""
+    facts = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", facts.read_text(), re.M) if facts.is_file() else None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def write_results(
+    path: Path, command: str, device: str, rows: list[dict[str, Any]], versions: Sequence[str] = ("torch", "numpy")
+) -> None:
+    """JSON with the command, the machine, versions of packages and one record per measurement."""
     machine = {
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "numpy")},
+        "versions": {name: version(name) for name in versions},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     command += " --device cuda" if device == "cuda" else ""

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import PUBLISHED, ROOT, clock, matrix_peak, write_results
+from measuring import PUBLISHED, ROOT, clock, line, matrix_peak, write_results
 from torch.utils.flop_counter import FlopCounterMode
 
 from dawm.compute import CPU, Compute
@@ -221,7 +221,7 @@ def measure_scaling(cases: list[Case], device: str, count: int) -> Iterator[dict
 
 
 def measure_processes(count: int) -> Iterator[dict[str, Any]]:
-    """The default step in one process, then in two at a time: each one's steps per CPU-second and per second."""
+    """The default step in one process and in two at a time, in turn: together per second, each one's per CPU-second."""
     program = (
         "import sys, time, torch; sys.path[:0] = sys.argv[1:3]; torch.set_num_threads(1)\n"
         "from offline_rl import Case, Steps\n"
@@ -230,14 +230,20 @@ def measure_processes(count: int) -> Iterator[dict[str, Any]]:
         "print(time.perf_counter() - wall, time.process_time() - cpu)"
     )
     command = [sys.executable, "-c", program, str(ROOT / "benchmarks"), str(ROOT), str(count)]
-    for processes in (1, 2):
-        started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
-        times = [[float(word) for word in process.communicate()[0].split()] for process in started]
+    found: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+    for _ in range(ROUNDS):
+        for processes, rates in found.items():
+            started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+            times = [[float(word) for word in process.communicate()[0].split()] for process in started]
+            each = statistics.mean(count / cpu for _, cpu in times)
+            rates.append((sum(count / wall for wall, _ in times), each))
+    for processes, rates in found.items():
+        together, each = (statistics.median(values) for values in zip(*rates, strict=True))
         yield {
             "what": "processes",
             "processes": processes,
-            "steps_per_second": sum(count / wall for wall, _ in times),
-            "steps_per_cpu_second": statistics.mean(count / cpu for _, cpu in times),
+            "steps_per_second": together,
+            "steps_per_cpu_second": each,
         }
 
 
@@ -356,26 +362,6 @@ def measure_run() -> Iterator[dict[str, Any]]:
             }
 
 
-def measure_evaluation() -> Iterator[dict[str, Any]]:
-    """Ten episodes that nobody ends before their 1,000 steps, by an untrained actor: the dearest evaluation."""
-    from dawm.environments.evaluation import Evaluator
-    from dawm.environments.tasks import TASKS
-    from dawm.offline_rl.networks import Actor
-    from dawm.offline_rl.policy import DeterministicPolicy
-
-    for name in ("hopper", "halfcheetah", "walker2d"):
-        task = TASKS[name]
-        evaluator = Evaluator(task, 10)
-        for simulator in evaluator.simulators:
-            if hasattr(simulator.unwrapped, "_terminate_when_unhealthy"):
-                simulator.unwrapped._terminate_when_unhealthy = False
-        dims = evaluator.simulators[0].observation_space.shape[0], len(task.action_low)
-        policy = DeterministicPolicy(Standardizer(dims[0]), Actor(*dims, 256), ActionScaler(dims[1]))
-        begun = time.process_time()
-        evaluator.returns(policy.act, 0, 0)
-        yield {"what": "evaluation", "task": name, "episodes": 10, "cpu_seconds": time.process_time() - begun}
-
-
 # --- the run ------------------------------------------------------------------------------------------------------
 
 
@@ -394,7 +380,6 @@ def on_a_cpu(python: str | None) -> Iterator[dict[str, Any]]:
     yield from measure_processes(600)
     yield from measure_opening(5_000_000)
     yield from measure_run()
-    yield from measure_evaluation()
 
 
 def on_a_gpu() -> Iterator[dict[str, Any]]:
@@ -414,14 +399,6 @@ def on_a_gpu() -> Iterator[dict[str, Any]]:
                     yield row | {"share_of_peak": share, "minutes_for_a_million_steps": minutes}
 
 
-def printed(rows: list[dict[str, Any]]) -> str:
-    lines = []
-    for row in rows:
-        values = {key: f"{value:,.4g}" if isinstance(value, float) else value for key, value in row.items()}
-        lines.append(", ".join(f"{key} {value}" for key, value in values.items()))
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -434,7 +411,7 @@ def main() -> None:
     rows = []
     for row in on_a_cpu(parsed.d3rlpy) if parsed.device == "cpu" else on_a_gpu():
         rows.append(row)
-        print(printed([row]), flush=True)
+        print(line(row), flush=True)
     command = f"python benchmarks/offline_rl.py{' --d3rlpy PYTHON' if parsed.d3rlpy else ''}"
     write_results(parsed.output or PUBLISHED / f"offline_rl-{parsed.device}.json", command, parsed.device, rows)
 

@@ -19,11 +19,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -31,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import PUBLISHED, ROOT, clock, matrix_peak, write_results
+from measuring import PUBLISHED, child, clock, matrix_peak, write_results
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -167,18 +163,6 @@ def measure_samplers(device: str, found: list[Case]) -> list[dict[str, Any]]:
 # --- the whole stage ----------------------------------------------------------------------------------------------
 
 
-def dawm(*arguments: object) -> dict[str, float]:
-    """Runs a stage in a process of its own: its CPU-seconds with all imports and its largest memory."""
-    command = [sys.executable, "-m", "dawm", *map(str, arguments)]
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
-    _, said = process.communicate()
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if process.returncode:
-        sys.exit(said.strip().splitlines()[-1])
-    return {"cpu_seconds": usage.ru_utime + usage.ru_stime, "largest_memory_mib": usage.ru_maxrss / 1024}
-
-
 def measure_stage(work: Path, sizes: list[int]) -> Iterator[dict[str, Any]]:
     """`synthesize` from the models of config/pilot.yaml's recommended recipe, 500 gradient steps old."""
     from dawm.config import ExportSettings
@@ -188,26 +172,24 @@ def measure_stage(work: Path, sizes: list[int]) -> Iterator[dict[str, Any]]:
     export(ExportSettings(source="local/hopper-medium-replay", transitions=20_000), data)
     for part in ("world-model", "inverse-dynamics", "forward-dynamics"):
         settings = json.dumps(RECIPE[part.replace("-", "_")])
-        dawm(f"train-{part}", "--dataset", data, "--settings", settings, "--output", work / part)
+        child("-m", "dawm", f"train-{part}", "--dataset", data, "--settings", settings, "--output", work / part)
     for size in sizes:
         trajectories = -(-size // (WINDOW - 1))
         shards = max(1, size // 250_000)
         settings = json.dumps(RECIPE["synthesis"] | {"trajectories": trajectories, "shards": shards})
         output = work / f"synthetic-{size}"
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         options = ["--dataset", data, "--settings", settings, "--output", output]
         for part in ("world-model", "inverse-dynamics", "forward-dynamics"):
             options += [f"--{part}", work / part]
-        found = dawm("synthesize", *options)
+        found = child("-m", "dawm", "synthesize", *options)
         rows = json.loads((output / "metadata.json").read_text())["rows"]
-        seconds = found["cpu_seconds"] - before.ru_utime - before.ru_stime
         yield {
             "what": "stage",
             "transitions": rows,
             "shards": shards,
-            "cpu_seconds": seconds,
-            "transitions_per_second": rows / seconds,
-            "largest_memory_mib": found["largest_memory_mib"],  # of this and all earlier processes
+            "cpu_seconds": found.cpu_seconds,
+            "transitions_per_second": rows / found.cpu_seconds,
+            "largest_memory_mib": found.largest_memory_mib,
         }
 
 

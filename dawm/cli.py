@@ -87,7 +87,10 @@ def _add_data(command: Command) -> None:
     made = command("export", stages.export, "make a sealed data set from a source", "settings", "output")
     made.add_argument("--parent", type=Path, help="folder of the data set that the source part/NAME is a part of")
     made = command("inspect", stages.inspect, "describe a data set and replay some of it in its simulator", "settings")
-    made.add_argument("dataset", help="a sealed folder, an HDF5 file or a source such as d4rl/hopper-medium-v2")
+    made.add_argument(
+        "dataset",
+        help="a sealed folder, an HDF5 file, or a source such as d4rl/hopper-medium-v2, made first",
+    )
     made.add_argument("--environment", metavar="ID", help="gymnasium's id, for a file that does not tell it")
     made.add_argument("--output", type=Path, help="where the figure goes; default: inspections/NAME")
     made = command("describe", stages.describe, "one table and figure of all inspected data sets", "results")
@@ -138,21 +141,31 @@ def _add_learners(command: Command) -> None:
         "train TD3+BC, IQL or behaviour cloning on real and synthetic transitions, for one seed or several at once",
         *("dataset", "settings", "device"),
     )
-    made.add_argument("--seed", type=int, nargs="+", default=[0], help="those that share the process")
+    made.add_argument("--seed", type=int, nargs="+", default=[0], help="those that share the process; default: 0")
     made.add_argument("--output", type=Path, nargs="+", required=True, help="a folder for each seed")
-    made.add_argument("--precision", choices=["float32", "tf32"], default="float32", help="of matrix products")
     made.add_argument(
-        "--compile", choices=["none", "graphs"], default="none", help="CUDA graphs: one launch for each gradient step"
+        "--precision", choices=["float32", "tf32"], default="float32", help="of matrix products; default: %(default)s"
+    )
+    made.add_argument(
+        "--compile",
+        choices=["none", "graphs"],
+        default="none",
+        help="CUDA graphs: one launch for each gradient step; default: %(default)s",
     )
     made.add_argument("--algorithm", required=True, choices=list(LEARNER_SETTINGS))
     made.add_argument("--synthetic", type=Path, nargs="+", help="folder of synthetic transitions, or one for each seed")
-    made.add_argument("--real-fraction", type=float, default=1.0, help="share of real transitions per batch")
     made.add_argument(
-        "--evaluation-processes", type=int, default=1, help="in which the seeds' policies are evaluated side by side"
+        "--real-fraction", type=float, default=1.0, help="share of real transitions per batch; default: %(default)s"
+    )
+    made.add_argument(
+        "--evaluation-processes",
+        type=int,
+        default=1,
+        help="in which the seeds' policies are evaluated side by side; default: %(default)s",
     )
     made = command("evaluate", stages.evaluate, "let a saved policy act in its environment", "seed")
     made.add_argument("policy", type=Path, help="folder of a trained policy")
-    made.add_argument("--episodes", type=int, default=100)
+    made.add_argument("--episodes", type=int, default=100, help="how many; default: %(default)s")
     made.add_argument("--video", type=Path, metavar="FILE.gif", help="one episode, or its first ten seconds, as a GIF")
     made = command("film", stages.film, "draw an episode of a saved policy, for the report", "output", "seed")
     made.add_argument("--policy", type=Path, required=True, help="folder of a trained policy")
@@ -167,13 +180,13 @@ def _add_fidelity(command: Command) -> None:
         *("dataset", "inverse-dynamics", "settings", "output"),
     )
     made.add_argument("--synthetic", type=Path, required=True, help="folder of synthetic transitions")
-    made.add_argument("--name", default="dawm", help="the arm's name in the table")
+    made.add_argument("--name", default="dawm", help="the arm's name in the table; default: %(default)s")
     command("fidelity", stages.fidelity, "set all recipes' assessments beside each other", "results", "experiment")
     made = command(
         "animate", stages.animate, "draw imagined rollouts beside the simulator's", "dataset", "settings", "output"
     )
     made.add_argument("--synthetic", type=Path, required=True, help="folder of synthetic transitions")
-    made.add_argument("--name", default="dawm", help="the recipe's name in the caption")
+    made.add_argument("--name", default="dawm", help="the recipe's name in the caption; default: %(default)s")
     made = command(
         "steer",
         stages.steer,
@@ -204,9 +217,9 @@ def _add_upkeep(command: Command) -> None:
     made.add_argument("results", type=Path, help="folder results/<experiment>")
     made.add_argument("--watch", type=float, metavar="SECONDS", help="show it again and again until all is complete")
     made = command("plan", stages.plan, "hours, disk and jobs of an experiment, from measured ones", "target")
-    made.add_argument("config", type=Path)
-    made.add_argument("--gpus", type=int, default=0, help="0: everything runs on cores")
-    made.add_argument("--cores", type=int, default=8)
+    made.add_argument("config", type=Path, help="the experiment's config")
+    made.add_argument("--gpus", type=int, default=0, help="default: none, everything runs on cores")
+    made.add_argument("--cores", type=int, default=8, help="default: %(default)s")
     made.add_argument(
         "--measured",
         type=Path,
@@ -215,9 +228,9 @@ def _add_upkeep(command: Command) -> None:
         help="an experiment with config.yaml and timings/timings.csv; may come again; default: all below results",
     )
     made = command("check-config", stages.check_config, "validate an experiment's config and print it whole")
-    made.add_argument("config", type=Path)
+    made.add_argument("config", type=Path, help="a YAML file; files and environments that it names are not looked for")
     made = command("report-path", stages.report_path, "print where the report of an experiment's config is")
-    made.add_argument("config", type=Path)
+    made.add_argument("config", type=Path, help="a YAML file")
     made = command("document-config", stages.document_config, "write the JSON schema and the table of keys")
     made.add_argument("--schema", type=Path, required=True)
     made.add_argument("--keys", type=Path, required=True)
@@ -242,20 +255,27 @@ def _add_upkeep(command: Command) -> None:
 _FLAGS = {"experiment": "--settings"}
 """Of options that are not called by their names."""
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "settings": {"default": "{}", "help": "the stage's settings: a YAML file, or YAML or JSON text in braces"},
+    "settings": {
+        "default": "{}",
+        "help": "the stage's settings: a YAML file, or YAML or JSON text in braces; default: all defaults",
+    },
     "experiment": {
         "required": True,
         "metavar": "CONFIG",
         "help": "the experiment's config: a YAML file, or YAML or JSON text in braces",
     },
     "output": {"type": Path, "required": True, "help": "where the result goes"},
-    "seed": {"type": int, "default": 0},
-    "device": {"default": "auto", "help": "cpu, cuda, or auto: cuda where there is one"},
-    "precision": {"choices": ["float32", "tf32", "bf16"], "default": "float32", "help": "of matrix products"},
+    "seed": {"type": int, "default": 0, "help": "default: %(default)s"},
+    "device": {"default": "auto", "help": "cpu, cuda, or auto: cuda where there is one; default: %(default)s"},
+    "precision": {
+        "choices": ["float32", "tf32", "bf16"],
+        "default": "float32",
+        "help": "of matrix products; default: %(default)s",
+    },
     "compile": {
         "choices": ["none", "default", "graphs"],
         "default": "none",
-        "help": "torch.compile of the networks, or with CUDA graphs too",
+        "help": "torch.compile of the networks, or with CUDA graphs too; default: %(default)s",
     },
     "dataset": {"type": Path, "required": True, "help": "folder of a sealed data set"},
     "inverse-dynamics": {"type": Path, "help": "folder of a trained inverse dynamics model, where one infers actions"},

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from dawm.config import RANDOM, RANDOM_TRANSITIONS, Experiment, as_mapping, load_experiment
+from dawm.config import D4RL, LOCAL, LOCOMOTION, RANDOM, RANDOM_TRANSITIONS, Experiment, as_mapping, load_experiment
 from dawm.errors import InputError, one_line
 from dawm.jobs import REPORT, Job, every_job, jobs
 from dawm.layout import Layout
@@ -33,11 +33,14 @@ GROWTH = {
     "hidden": 1.7,  # and widths from 128 to 512
     "members": 1.0,
     "transitions": 1.0,
+    "rows_cost": 1.0,
     "trajectories": 1.0,
     "sampling_steps": 1.0,
     "seeds": 1.0,
 }
 """Exponents by which time follows a setting; all others count as equal or not."""
+COLLECTED = 36.0
+"""How many times as long rows take that a simulator makes as those of a file (docs/datasets.md)."""
 HOW_LONG = ("gradient_steps", "batch_size")
 DISK_GROWTH = {"transitions": 1.0, "trajectories": 1.0, "seeds": 1.0, "hidden": 2.0, "members": 1.0}
 
@@ -151,8 +154,9 @@ def traits(job: Job, experiment: Experiment) -> dict[str, Any]:
     if job.dataset:
         source = experiment.whole(job.dataset).source
         found["task"] = source.partition("/")[2].partition("-")[0]
-    if job.stage == "export" and found.get("transitions") is None:
-        found["transitions"] = usual_rows(found["source"])
+    if job.stage == "export":
+        found["transitions"] = rows_of(experiment, job.dataset)
+        found["rows_cost"] = COLLECTED if found["source"].startswith((LOCAL, RANDOM)) else 1.0
     if job.stage in ("synthesize", "seal-synthetic"):  # no matter how long its models learned
         found = {key: value for key, value in found.items() if key.rpartition(".")[2] not in HOW_LONG}
     if job.stage == "synthesize":
@@ -162,16 +166,16 @@ def traits(job: Job, experiment: Experiment) -> dict[str, Any]:
     return found
 
 
-def usual_rows(source: str) -> int:
-    """Of D4RL's data sets and of ours of the same names, about, and of what a random policy collects."""
-    if source == RANDOM:
-        return RANDOM_TRANSITIONS
-    if source.endswith(("-replay", "-replay-v2")):
-        return next((rows for task, rows in REPLAY_ROWS.items() if task in source), 400_000)
-    return 2_000_000 if "-expert" in source and "-medium" in source else 1_000_000
+def rows_of(experiment: Experiment, dataset: str) -> float:
+    """How many transitions a data set has, about: a million where its source does not tell."""
+    whole = experiment.whole(dataset)
+    usual = RANDOM_TRANSITIONS if whole.source == RANDOM else LOCOMOTION.get(suite_name(whole.source), 1_000_000)
+    return (whole.transitions or usual) * (experiment.datasets[dataset].fraction or 1.0)
 
 
-REPLAY_ROWS = {"hopper": 400_000, "halfcheetah": 200_000, "walker2d": 300_000}
+def suite_name(source: str) -> str:
+    """As it stands in LOCOMOTION, if it does."""
+    return source.removeprefix(LOCAL).removeprefix(D4RL).removesuffix("-v2")
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -32,14 +32,17 @@ def _read(text: str, cls: type[Any], option: str) -> Any:
     return read(cls, load_yaml(Path(text)), text)
 
 
-def _device(parsed: argparse.Namespace) -> str:
-    """The device to train on; one thread per job, since more ran 10 to 40 times slower on busy cores."""
+def _device(parsed: argparse.Namespace, sharing: int = 1) -> str:
+    """The device to train on; one thread per job, since more ran 10 to 40 times slower on busy cores.
+
+    sharing: how many processes of the job, this one or its evaluators, divide the threads that it was given among them.
+    """
     import torch
 
     threads = os.environ["OMP_NUM_THREADS"]
     if not (threads.isascii() and threads.isdigit() and int(threads) > 0):
         raise InputError(f"OMP_NUM_THREADS: expected a whole number from 1, found {threads!r}")
-    torch.set_num_threads(int(threads))
+    torch.set_num_threads(max(1, int(threads) // sharing))
     wanted = getattr(parsed, "device", "cpu")
     available = torch.cuda.is_available()
     if wanted == "auto":
@@ -51,10 +54,10 @@ def _device(parsed: argparse.Namespace) -> str:
     return wanted
 
 
-def _compute(parsed: argparse.Namespace) -> Any:
+def _compute(parsed: argparse.Namespace, sharing: int = 1) -> Any:
     from dawm.compute import Compute
 
-    return Compute(_device(parsed), parsed.precision, parsed.compile)
+    return Compute(_device(parsed, sharing), parsed.precision, parsed.compile)
 
 
 def export(parsed: argparse.Namespace) -> None:
@@ -185,7 +188,7 @@ def train_policy(parsed: argparse.Namespace) -> None:
         raise InputError(f"--evaluation-processes: expected at least 1, found {parsed.evaluation_processes}")
     synthetic *= len(seeds) if len(synthetic) == 1 else 1
     runs = [PolicyRun(*values) for values in zip(seeds, synthetic, outputs, strict=True)]
-    how = _compute(parsed), parsed.evaluation_processes
+    how = _compute(parsed, parsed.evaluation_processes), parsed.evaluation_processes
     train_policies(parsed.algorithm, parsed.dataset, settings, parsed.real_fraction, runs, *how)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import runpy
 import shutil
 import subprocess
 import sys
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from benchmark_modules import load
 
 from dawm.compute import Compute
 from dawm.config import Experiment, TD3BCSettings, load_experiment, read
@@ -26,17 +27,6 @@ from dawm.layout import Layout
 from dawm.offline_rl.training import train_policy
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def load(name: str) -> ModuleType:
-    if str(ROOT / "benchmarks") not in sys.path:
-        sys.path.append(str(ROOT / "benchmarks"))
-    specification = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module
-    specification.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -77,26 +67,57 @@ def test_a_gpu_is_asked_for_every_case_and_for_each_arithmetic(world_model: Modu
     assert plain == list(world_model.cases())
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["sh", "benchmarks/gpu.sh"],
-        *([sys.executable, f"benchmarks/{name}.py", "--device", "cuda"] for name in ("world_model", "offline_rl")),
-    ],
-)
-def test_without_a_gpu_the_gpu_benchmarks_say_so(command: list[str]) -> None:
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+@needs_no_gpu
+def test_without_a_gpu_their_script_says_so() -> None:
+    run = subprocess.run(["sh", "benchmarks/gpu.sh"], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 2 and "torch sees no GPU here" in run.stderr
 
 
+@needs_no_gpu
+@pytest.mark.parametrize("name", ["world_model", "offline_rl"])
+def test_without_a_gpu_the_gpu_benchmarks_say_so(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--device", "cuda"])
+    with pytest.raises(SystemExit) as ended:
+        load(name).main()
+    assert ended.value.code == 2 and "torch sees no GPU here" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["dag", "evaluation", "reproduced"])
-def test_help_starts_nothing(name: str) -> None:
-    run = subprocess.run(
-        [sys.executable, f"benchmarks/{name}.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert run.returncode == 0 and run.stdout.startswith(f"usage: {name}.py [-h]")
-    assert f"python benchmarks/{name}.py" in run.stdout
+def test_help_starts_nothing(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and said.startswith(f"usage: {name}.py [-h]")
+    assert f"python benchmarks/{name}.py" in said
+
+
+def test_a_child_is_measured_alone_and_fails_with_its_last_line() -> None:
+    measuring = load("measuring")
+    large = measuring.child("-c", "held = bytearray(300 << 20); print('held')")
+    small = measuring.child("-c", "import os; print(os.environ['OMP_NUM_THREADS'])")
+    assert (large.said, small.said) == ("held\n", "1\n")
+    assert large.largest_memory_mib > 300 > small.largest_memory_mib > 0 < small.cpu_seconds < 5
+    with pytest.raises(SystemExit, match=r"^the last line$"):
+        measuring.child("-c", "import sys; print('first'); sys.exit('the last line')")
+
+
+def test_evaluations_are_measured_by_task_and_by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation = load("evaluation")
+    monkeypatch.setattr(evaluation, "ROUNDS", 2)
+    monkeypatch.setattr(evaluation, "EPISODES", 1)
+    monkeypatch.setattr(evaluation, "POLICIES", 2)
+    monkeypatch.setattr(evaluation, "TASKS", {"halfcheetah": TASKS["halfcheetah"]})
+    rows = [*evaluation.measured_tasks(), *evaluation.measured_processes([1])]
+    assert [row["what"] for row in rows] == ["task", "processes"]
+    times = [(row["lowest"], row.get("cpu_seconds", row.get("seconds")), row["highest"]) for row in rows]
+    assert all(0 < lowest <= middle <= highest for lowest, middle, highest in times)
 
 
 def test_frontier_is_what_nothing_beats_in_both() -> None:

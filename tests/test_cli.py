@@ -97,7 +97,9 @@ def test_bad_config_is_one_sentence(tmp_path):
 def test_augmented_arm_without_synthetic_data_is_one_sentence(dataset, output):
     options = ["--dataset", dataset, "--real-fraction", 0.5, "--output", output, "--settings", LEARNER]
     result = shell("train-policy", "--algorithm", "td3_bc", *options)
-    assert is_one_sentence(result, "dawm train-policy: ", "real_fraction: 0.5", "found none"), result.stderr
+    assert is_one_sentence(result, "dawm train-policy: ", "--synthetic: ", "a real fraction of 0.5, found none"), (
+        result.stderr
+    )
     assert not output.exists()
 
 
@@ -265,7 +267,8 @@ SETTINGS = {
     "{source: !!python/name:os.system }": "expected YAML or JSON",
     "{}": "the key 'source' is missing",
     "{source: x, sources: y}": "sources: unknown key",
-    "{source: x, seed: 1e2}": "seed: expected a whole number",
+    "{source: x, seed: 1e2}": "seed: expected a whole number, found '1e2' (YAML reads this as text; write it in digits "
+    "alone, without quotes)",
     "{source: x, seed: -1}": "seed: expected at least 0, found -1",
     "{source: x, seed: 2024-13-45}": "expected",
     "{source: x, seed: 0x_}": "expected",
@@ -368,6 +371,16 @@ def test_output_that_cannot_be_a_folder_is_refused(tmp_path, capsys, place):
     error = capsys.readouterr().err
     assert error.startswith("dawm export: ") and str(tmp_path / "taken") in error and error.count("\n") == 1
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_export_over_a_data_set_of_other_settings_says_so(tmp_path, capsys):
+    source = write_hdf5(tmp_path / "hopper_x.hdf5", hopper_columns())
+    said = []
+    for held_out in (0.1, 0.1, 0.2):
+        settings = json.dumps({"source": f"hdf5:{source}", "held_out_fraction": held_out})
+        assert call("export", "--settings", settings, "--output", tmp_path / "dataset") == 0
+        said.append(capsys.readouterr().err)
+    assert said == ["", "", f"export: {tmp_path / 'dataset'}: replacing a data set of other settings\n"]
 
 
 def test_refused_export_leaves_the_former_data_set_whole(tmp_path, capsys):

@@ -595,12 +595,19 @@ def test_number_that_is_not_finite_is_refused(refused, key, value):
 @pytest.mark.parametrize("key", ["experiment", "seeds", "datasets", "augmentations", "algorithms"])
 def test_missing_key_is_refused_by_name(refused, key):
     config = {name: value for name, value in MINIMAL.items() if name != key}
-    assert refused(config) == f"the file: the key {key!r} is missing"
+    assert refused(config) == f"the key {key!r} is missing"
 
 
 def test_missing_key_of_a_section_is_refused_by_name(refused):
     assert refused(changed("datasets.hopper", {})) == "datasets.hopper: the key 'source' is missing"
     assert refused(changed("augmentations.dawm", {})) == "augmentations.dawm: the key 'real_fraction' is missing"
+
+
+def test_misspelled_key_that_is_needed_is_named(refused):
+    missing = "augmentations.dawm: the key 'real_fraction' is missing; found the unknown key 'real_fractn'"
+    assert refused(changed("augmentations.dawm", {"real_fractn": 0.5})) == missing
+    config = {"experimnt" if name == "experiment" else name: value for name, value in MINIMAL.items()}
+    assert refused(config) == "the key 'experiment' is missing; found the unknown key 'experimnt'"
 
 
 def test_experiment_without_any_learner_is_refused(refused):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +45,20 @@ def test_files_that_are_named_are_there(document: Path) -> None:
     named = re.findall(rf"(?<![\w./]){OURS}", document.read_text(encoding="utf-8"))
     placeholders = re.compile(r"/[A-Z]+\b(?!\.)")  # such as TASK
     assert not [name for name in named if not placeholders.search(name) and not (ROOT / name).exists()]
+
+
+def test_what_a_notebook_is_told_to_call_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/running.md").read_text(), re.MULTILINE | re.DOTALL)
+    namespace: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, namespace)
+    rows = len(namespace["synthetic"])
+    assert rows > 1000 and capsys.readouterr().out.startswith(f"({rows}, 11) ({rows}, 3) ")
+    table = namespace["table"]
+    np.testing.assert_array_equal(np.stack(table["action"]), namespace["synthetic"].action)
 
 
 def test_broken_links_are_found(tmp_path: Path) -> None:

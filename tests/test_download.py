@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from folders import Killed
 from loopback_server import Answer, LoopbackServer, Request, loopback_server
 
 from dawm.download import BLOCK, PROGRESS, download
@@ -443,9 +444,6 @@ def test_killed_process_is_continued(server, path):
 
 
 def test_process_killed_before_the_name_was_given_downloads_nothing_again(server, path):
-    class Killed(BaseException):
-        pass
-
     def killed(part: Path) -> None:
         raise Killed
 

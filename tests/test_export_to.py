@@ -310,8 +310,8 @@ def test_minari_data_sets_stand_side_by_side(tmp_path, monkeypatch, dataset, wri
 
 def test_parquet_is_the_table_and_where_each_row_comes_from(tmp_path, dataset, transitions, synthetic):
     sentences = export_to("parquet", tmp_path / "plain", dataset, synthetic)
-    assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == ["README.json", "transitions.parquet"]
-    table = pd.read_parquet(tmp_path / "plain/transitions.parquet")
+    assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == ["_README.json", "transitions.parquet"]
+    table = pd.read_parquet(tmp_path / "plain")
     grown = read_transitions(open_sealed(synthetic, "synthetic"))
     assert numbers(sentences, f"wrote {tmp_path / 'plain/transitions.parquet'}:") == [len(transitions), len(grown)]
     assert table["is_synthetic"].tolist() == [False] * len(transitions) + [True] * len(grown)
@@ -321,7 +321,7 @@ def test_parquet_is_the_table_and_where_each_row_comes_from(tmp_path, dataset, t
                 assert part[name].isna().all()
             else:
                 np.testing.assert_array_equal(np.stack(part[name].to_list()), column, err_msg=name)
-    readme = json.loads((tmp_path / "plain/README.json").read_text())
+    readme = json.loads((tmp_path / "plain/_README.json").read_text())
     assert (readme["real_rows"], readme["synthetic_rows"]) == (len(transitions), len(grown))
     assert set(", ".join(readme["columns"]).split(", ")) == set(table.columns)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from folders import contents
 
 KILLS = int(os.environ.get("DAWM_KILLS", "2"))
 """Of each stage, one after the other in one folder."""
@@ -107,12 +108,6 @@ def refusal(arguments: list[str], **options: Any) -> str:
     assert process.returncode == 2, said
     assert "Traceback" not in said
     return said.splitlines()[-1]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All that a reader would see."""
-    visible = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in visible}
 
 
 def test_stage_that_is_killed_at_any_moment_ends_with_the_same_bytes(

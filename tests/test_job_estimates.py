@@ -9,7 +9,7 @@ import pytest
 
 from dawm.cli import main
 from dawm.config import RANDOM_TRANSITIONS, Experiment, WorldModelSettings, as_yaml, read
-from dawm.job_estimates import GROWTH, QUEUED, STARTED, plan
+from dawm.job_estimates import COLLECTED, GROWTH, QUEUED, STARTED, plan
 from dawm.jobs import jobs
 from dawm.layout import Layout
 
@@ -87,6 +87,20 @@ def test_random_policies_collect_what_they_do_where_nothing_is_said(tmp_path: Pa
     said = by_stage(config(tmp_path, datasets={"pendulum": source | {"transitions": RANDOM_TRANSITIONS}}), measured)
     unsaid = by_stage(config(tmp_path, datasets={"pendulum": source}), measured)
     assert unsaid["export"] == said["export"] < SECONDS["export"]
+
+
+def test_a_part_is_as_large_as_its_share(tmp_path: Path, measured: Path) -> None:
+    datasets = VALUES["datasets"] | {"tenth": {"source": "part/hopper", "fraction": 0.1}}
+    found = plan(config(tmp_path, datasets=datasets), [measured], gpus=0, cores=1).estimates
+    seconds = {one.job.name: one.seconds for one in found if one.job.stage == "export"}
+    assert seconds["hopper"] == SECONDS["export"]
+    read = (SECONDS["export"] - STARTED) / COLLECTED
+    assert seconds["tenth"] == pytest.approx(STARTED + 0.1 * read)
+
+
+def test_rows_of_a_file_are_read_and_not_collected(tmp_path: Path, measured: Path) -> None:
+    found = by_stage(config(tmp_path, datasets={"hopper": {"source": "d4rl/hopper-medium-replay-v2"}}), measured)
+    assert found["export"] == pytest.approx(STARTED + (SECONDS["export"] - STARTED) / COLLECTED)
 
 
 def test_jobs_without_a_name_are_known_too(tmp_path: Path, measured: Path) -> None:

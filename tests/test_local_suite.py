@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import contents
 
 from dawm.cli import main
 from dawm.config import ExportSettings
@@ -145,10 +146,6 @@ def test_choice_among_checkpoints_is_made_under_exploration_noise(tmp_path: Path
     assert (output / "expert.safetensors").read_bytes() == (tmp_path / f"{best:08d}.safetensors").read_bytes()
     nearest = min(noisy, key=lambda step: abs(noisy[step] - 500))
     assert (output / "medium.safetensors").read_bytes() == (tmp_path / f"{nearest:08d}.safetensors").read_bytes()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 TABLES = {

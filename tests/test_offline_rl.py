@@ -537,7 +537,7 @@ def test_learners_refuse_synthetic_data_that_no_batch_would_hold(
     dataset: Path, synthetic: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "policy"
-    with pytest.raises(InputError, match=r"real_fraction: expected less than 1 for the transitions of .*, found 1"):
+    with pytest.raises(InputError, match=r"--real-fraction: expected less than 1 for the transitions of .*, found 1"):
         train_policy("td3_bc", dataset, synthetic, TD3BCSettings(**SMALL), 1.0, output, seed=3)
     assert not output.exists()
 
@@ -550,7 +550,9 @@ def test_learners_refuse_synthetic_data_of_another_data_set(scrambled: Path, syn
 
 
 def test_learners_refuse_a_mixture_without_synthetic_data(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"real_fraction: 0\.5 needs"):
+    with pytest.raises(
+        InputError, match=r"--synthetic: expected a folder of transitions for a real fraction of 0\.5, found none"
+    ):
         train_policy("iql", dataset, None, IQLSettings(**SMALL), 0.5, tmp_path / "policy", seed=0)
 
 

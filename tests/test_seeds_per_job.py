@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from folders import contents
+from folders import Killed, contents
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -41,10 +41,6 @@ SHARED: dict[str, Any] = {
     "evaluation_episodes": 2,
 }
 SETTINGS = {"td3_bc": TD3BCSettings(**SHARED), "iql": IQLSettings(**SHARED)}
-
-
-class Killed(BaseException):
-    """Ends a training as a signal would, wherever it stands."""
 
 
 def numbers(path: Path) -> np.ndarray:
@@ -297,6 +293,22 @@ def test_seeds_outputs_and_synthetic_sets_must_fit(
 ) -> None:
     assert main(["train-policy", "--algorithm", "td3_bc", "--dataset", str(dataset), *options]) == 2
     assert capsys.readouterr().err == f"dawm train-policy: {said}\n"
+
+
+@pytest.mark.parametrize(("given", "processes", "each"), [(4, 4, 1), (4, 2, 2), (1, 3, 1), (2, 1, 2)])
+def test_threads_of_a_job_are_divided_among_its_evaluators(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: int, processes: int, each: int
+) -> None:
+    """Snakemake gives a job as many threads as it asks for cores, and each evaluator computes with the job's number."""
+    found = []
+    monkeypatch.setenv("OMP_NUM_THREADS", str(given))
+    monkeypatch.setattr(dawm.offline_rl.training, "train_policies", lambda *_: found.append(torch.get_num_threads()))
+    command = ["train-policy", "--algorithm", "iql", "--dataset", str(dataset), "--output", str(tmp_path / "policy")]
+    try:
+        assert main([*command, "--real-fraction", "1", "--evaluation-processes", str(processes)]) == 0
+    finally:
+        torch.set_num_threads(1)
+    assert found == [each]
 
 
 # --- on a GPU -----------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from folders import contents
+from folders import Killed, contents
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -59,10 +59,6 @@ STAGES = (
     *("gaussian_forward_dynamics", "cloned_policy", "td3_bc", "iql", "bc"),
 )
 Stage = Callable[..., None]
-
-
-class Killed(BaseException):
-    """Ends a training as a signal would, wherever it stands."""
 
 
 @pytest.fixture(params=STAGES)
@@ -131,6 +127,17 @@ def stage(request: pytest.FixtureRequest, dataset: Path, synthetic: Path) -> tup
         "bc": (dawm.offline_rl.training, bc),
     }
     return stages[request.param]
+
+
+@pytest.fixture
+def short_run(dataset: Path) -> Stage:
+    """A stage whose checkpoints are looked at: a function of (output, seed, checkpoint_every)."""
+
+    def run(output: Path, seed: int, every: int = CHECKPOINT_EVERY) -> None:
+        settings = InverseDynamicsSettings(hidden=16, gradient_steps=STEPS, checkpoint_every=every)
+        dawm.inverse_dynamics.train_inverse_dynamics(dataset, settings, output, seed)
+
+    return run
 
 
 class Watch:
@@ -304,65 +311,50 @@ def test_checkpoint_of_another_run_is_not_used(
 
 
 def test_checkpoint_of_another_torch_is_not_used(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_run: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor is a run taken up that another one finished."""
-
-    def run(output: Path, seed: int) -> None:
-        settings = InverseDynamicsSettings(hidden=16, gradient_steps=STEPS, checkpoint_every=CHECKPOINT_EVERY)
-        dawm.inverse_dynamics.train_inverse_dynamics(dataset, settings, output, seed)
-
     installed = {"torch": "0.0.1"}
     monkeypatch.setattr(dawm.data.sealed, "version", lambda name: installed.get(name) or version(name))
     watch = Watch(dawm.inverse_dynamics, monkeypatch)
-    watch.killed(run, tmp_path, 3)
+    watch.killed(short_run, tmp_path, 3)
     for other in ("0.0.2", "0.0.3"):  # finds a checkpoint; finds a finished run
         installed["torch"], watch.steps = other, []
-        run(tmp_path, 3)
+        short_run(tmp_path, 3)
         assert watch.steps == list(range(STEPS))
 
 
 def test_how_often_checkpoints_are_kept_is_no_part_of_a_run(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_run: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who is pre-empted too often keeps them more often, and goes on from the last one."""
-
-    def run(output: Path, seed: int, every: int = CHECKPOINT_EVERY) -> None:
-        settings = InverseDynamicsSettings(hidden=16, gradient_steps=STEPS, checkpoint_every=every)
-        dawm.inverse_dynamics.train_inverse_dynamics(dataset, settings, output, seed)
-
     watch = Watch(dawm.inverse_dynamics, monkeypatch)
-    watch.killed(run, tmp_path, 3)
+    watch.killed(short_run, tmp_path, 3)
     for steps in (list(range(CHECKPOINT_EVERY, STEPS)), []):  # finds a checkpoint; finds a finished run
         watch.steps = []
-        run(tmp_path, 3, CHECKPOINT_EVERY - 1)
+        short_run(tmp_path, 3, CHECKPOINT_EVERY - 1)
         assert watch.steps == steps
 
 
 @pytest.mark.parametrize("damage", [0, 4, 0.5, -1, "flipped"])
 def test_damaged_checkpoint_is_not_used(
-    dataset: Path,
+    short_run: Stage,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     damage: float | str,
 ) -> None:
     """Cut after bytes or a share of them, or with another bit in a weight, where only a digest can see it."""
-
-    def run(output: Path, seed: int) -> None:
-        settings = InverseDynamicsSettings(hidden=16, gradient_steps=STEPS, checkpoint_every=CHECKPOINT_EVERY)
-        dawm.inverse_dynamics.train_inverse_dynamics(dataset, settings, output, seed)
-
     watch = Watch(dawm.inverse_dynamics, monkeypatch)
-    run(tmp_path / "undisturbed", 3)
-    watch.killed(run, tmp_path / "killed", 3)
+    short_run(tmp_path / "undisturbed", 3)
+    watch.killed(short_run, tmp_path / "killed", 3)
     path = tmp_path / "killed" / CHECKPOINT
     whole = path.read_bytes()
     if isinstance(damage, str):
         path.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
     else:
         path.write_bytes(whole[: int(damage * len(whole)) if isinstance(damage, float) else damage])
-    run(tmp_path / "killed", 3)
+    short_run(tmp_path / "killed", 3)
     assert (f"{path}: damaged, and left aside" in capsys.readouterr().err) == (damage == "flipped")
     assert watch.steps == list(range(STEPS))
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")

@@ -13,12 +13,18 @@ from dawm.errors import InputError
 LOCAL, D4RL, HDF5, MINARI, PART, RANDOM = "local/", "d4rl/", "hdf5:", "minari/", "part/", "random"
 RANDOM_TRANSITIONS = 100_000
 """What a random policy collects where nothing else is said."""
-LOCOMOTION = tuple(
-    f"{task}-{kind}"
-    for task in ("hopper", "halfcheetah", "walker2d")
-    for kind in ("random", "medium", "medium-replay", "medium-expert", "expert")
-)
-"""Data sets of our own suite, and with `-v2` D4RL's."""
+LOCOMOTION = {
+    f"{task}-{kind}": rows
+    for task, replayed in (("hopper", 400_000), ("halfcheetah", 200_000), ("walker2d", 300_000))
+    for kind, rows in (
+        ("random", 1_000_000),
+        ("medium", 1_000_000),
+        ("medium-replay", replayed),
+        ("medium-expert", 2_000_000),
+        ("expert", 1_000_000),
+    )
+}
+"""Data sets of our own suite, and with `-v2` D4RL's: how many transitions those have, rounded, and ours exactly."""
 KNOWN = {LOCAL: [LOCAL + name for name in LOCOMOTION], D4RL: [f"{D4RL}{name}-v2" for name in LOCOMOTION]}
 ALIKE = 0.85  # of difflib: one letter in ten
 

@@ -182,18 +182,22 @@ def _sentence(error: jsonschema.exceptions.ValidationError) -> str:
     if rule == "additionalProperties":
         known = error.schema["properties"]
         unknown = next(name for name in found if name not in known)
-        prefix = "" if key == "the file" else f"{key}."
+        prefix = f"{key}." if error.absolute_path else ""
         return f"{prefix}{unknown}: unknown key; expected one of {', '.join(known)}"
     if rule == "required":
         missing = next(name for name in error.validator_value if name not in found)
-        return f"{key}: the key {missing!r} is missing"
+        unknown = next((name for name in found if name not in error.schema["properties"]), None)  # it, misspelled?
+        hint = "" if unknown is None else f"; found the unknown key {unknown!r}"
+        place = f"{key}: " if error.absolute_path else ""
+        return f"{place}the key {missing!r} is missing{hint}"
     if rule == "uniqueItems":
         twice = next(item for item in found if found.count(item) > 1)
         return f"{key}: expected every entry once, found {twice!r} twice"
     if rule == "type":
         hint = ""
         if error.validator_value in ("number", "integer") and isinstance(found, str) and _is_number(found):
-            hint = " (YAML reads this as text; write it with a point and a sign, as in 3.0e-4)"
+            form = "with a point and a sign, as in 3.0e-4" if error.validator_value == "number" else "in digits alone"
+            hint = f" (YAML reads this as text; write it {form}, without quotes)"
         kinds = [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
         return f"{key}: expected {' or '.join(KINDS[kind] for kind in kinds)}, found {found!r}{hint}"
     expected = EXPECTED[rule].format(error.validator_value)

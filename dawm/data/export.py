@@ -5,6 +5,7 @@ Rows are passed on in blocks, so that a data set of any size needs the memory of
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from dawm.config import ExportSettings, as_mapping
 from dawm.data.files import only_writer
-from dawm.data.sealed import refuse_other, seal, unseal
+from dawm.data.sealed import refuse_other, seal, settings_in, unseal
 from dawm.data.sources import Columns, open_source
 from dawm.data.transitions import Transitions, write_shard
 from dawm.errors import InputError
@@ -31,6 +32,8 @@ def export(settings: ExportSettings, output: Path, parent: Path | None = None) -
     names = [shard_name(number, count) for number in range(count)]
     tally = Tally()
     with only_writer(output):
+        if settings_in(output) not in (None, as_mapping(settings)):
+            print(f"export: {output}: replacing a data set of other settings", file=sys.stderr)
         unseal(output, "dataset")
         for old in output.glob("shard-*.parquet"):
             old.unlink()

@@ -91,6 +91,7 @@ def write_d4rl(rows: Outgoing, path: Path) -> list[str]:
         f"d4rl.qlearning_dataset takes the next row's observation for the successor: a wrong one in "
         f"{reader.misread_terminals:,} terminal rows{rounded}; the true ones are in next_observations",
         "d4rl.sequence_dataset keeps every row",
+        "left out: discount (0 in terminal rows, else 1), and source_row and horizon_step of synthetic rows",
     ]
 
 
@@ -283,14 +284,15 @@ def _minari_report(rows: Outgoing, root: Path, name: str) -> list[str]:
 
 
 def write_parquet(rows: Outgoing, folder: Path) -> list[str]:
-    """`folder` with transitions.parquet, the table as it is and `is_synthetic`, and a README.json."""
+    """`folder` with transitions.parquet, the table as it is and `is_synthetic`, and a _README.json, which readers of
+    whole folders pass over for its name."""
     _refuse_existing(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as temporary:
         part = Path(temporary) / folder.name
         with whole_file(part / "transitions.parquet") as path:
             _write_tables(rows, path)
-        write_json(part / "README.json", {**rows.facts(), "columns": COLUMNS})
+        write_json(part / "_README.json", {**rows.facts(), "columns": COLUMNS})
         part.rename(folder)
     return [
         f"wrote {folder / 'transitions.parquet'}: {rows.counted()}",

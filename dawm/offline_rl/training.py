@@ -95,7 +95,7 @@ def train_policies(
         if real_fraction < 1:
             inputs["synthetic"] = synthetic_of(run, real_fraction, discount, data)
         elif run.synthetic is not None:
-            raise InputError(f"real_fraction: expected less than 1 for the transitions of {run.synthetic}, found 1")
+            raise InputError(f"--real-fraction: expected less than 1 for the transitions of {run.synthetic}, found 1")
         prepared.append(
             TrainingRun("policy", run.output, {**as_mapping(settings), **chosen}, run.seed, compute, inputs)
         )
@@ -115,7 +115,9 @@ def synthetic_of(run: PolicyRun, real_fraction: float, discount: float | None, d
     """Synthetic transitions, refused unless they grew from this data set and, where they span steps, have this γ (None:
     of a learner without values, which reads no discount)."""
     if run.synthetic is None:
-        raise InputError(f"real_fraction: {real_fraction} needs a folder of synthetic transitions, found none")
+        raise InputError(
+            f"--synthetic: expected a folder of transitions for a real fraction of {real_fraction:g}, found none"
+        )
     sealed = open_sealed(run.synthetic, "synthetic")
     if sealed.provenance["inputs"]["dataset"] != data.digest:
         raise InputError(f"{sealed.folder}: grew from another data set than {data.folder}; synthesize again")

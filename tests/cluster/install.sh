@@ -1,7 +1,11 @@
 #!/bin/sh
 # Installs Debian's SLURM and munge, as root, without letting the packages start daemons of their own.
 set -eu
-command -v slurmctld slurmd munged sbatch >/dev/null 2>&1 && exit 0
+missing=
+for program in slurmctld slurmd munged sbatch; do # of several, dash's command -v looks for the first alone
+    command -v "$program" >/dev/null || missing=$program
+done
+[ -n "$missing" ] || exit 0
 [ "$(id -u)" = 0 ] || { echo "tests/cluster/install.sh: installing SLURM needs root" >&2; exit 2; }
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
-from dawm.config import LOCAL, RANDOM_TRANSITIONS, ExportSettings
+from dawm.config import LOCAL, LOCOMOTION, RANDOM_TRANSITIONS, ExportSettings
 from dawm.data.sources import BLOCK_ROWS, Columns, SourceData
 from dawm.data.sources.checks import check_finite
 from dawm.environments.behaviour import EXPLORATION_NOISE, SHIPPED, BehaviourPolicy
@@ -37,27 +37,22 @@ class Part:
 
 @dataclass(frozen=True)
 class Mixture:
-    """One data set of the suite; `transitions` is how many D4RL's data set of that name has, rounded."""
+    """One data set of the suite."""
 
     task: str
-    transitions: int
     parts: tuple[Part, ...]
 
 
 def _suite() -> Iterator[tuple[str, Mixture]]:
     # A replay buffer begins with what was collected before training: 5,000 random steps (stable-baselines3's and our
     # `learning_starts`) of those that the ladder's last checkpoint had behind it.
-    for task, replayed, random_share in (
-        ("hopper", 400_000, 0.025),
-        ("halfcheetah", 200_000, 0.075),
-        ("walker2d", 300_000, 0.015),
-    ):
-        yield f"{task}-random", Mixture(task, 1_000_000, (Part("random", 1.0),))
-        yield f"{task}-medium", Mixture(task, 1_000_000, (Part("medium", 1.0),))
+    for task, random_share in (("hopper", 0.025), ("halfcheetah", 0.075), ("walker2d", 0.015)):
+        yield f"{task}-random", Mixture(task, (Part("random", 1.0),))
+        yield f"{task}-medium", Mixture(task, (Part("medium", 1.0),))
         replay = (Part("random", random_share), Part("policies", 1 - random_share))
-        yield f"{task}-medium-replay", Mixture(task, replayed, replay)
-        yield f"{task}-medium-expert", Mixture(task, 2_000_000, (Part("medium", 0.5), Part("expert", 0.5)))
-        yield f"{task}-expert", Mixture(task, 1_000_000, (Part("expert", 1.0),))
+        yield f"{task}-medium-replay", Mixture(task, replay)
+        yield f"{task}-medium-expert", Mixture(task, (Part("medium", 0.5), Part("expert", 0.5)))
+        yield f"{task}-expert", Mixture(task, (Part("expert", 1.0),))
 
 
 SUITE = dict(_suite())
@@ -65,11 +60,12 @@ SUITE = dict(_suite())
 
 def open_local(settings: ExportSettings) -> SourceData:
     """`local/NAME`: rolls a mixture out until there are as many transitions as asked for."""
-    mixture = SUITE[settings.source.removeprefix(LOCAL)]
+    name = settings.source.removeprefix(LOCAL)
+    mixture = SUITE[name]
     task = TASKS[mixture.task]
     if settings.environment is not None and task_of(settings.environment) != task:
         raise InputError(f"environment: expected null for {settings.source}, which is made in {task.environment}")
-    total = settings.transitions or mixture.transitions
+    total = settings.transitions or LOCOMOTION[name]
     ends = np.round(np.cumsum([part.share for part in mixture.parts]) * total).astype(int)
     rows = dict(zip([part.kind for part in mixture.parts], np.diff(ends, prepend=0).tolist(), strict=True))
     paths = {kind: behaviour_files(task.name, kind) for kind in rows}
