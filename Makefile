@@ -35,9 +35,10 @@ run: setup
 suite: setup
 	@exec sh run.sh datasets --cores $(CORES) --configfile config/local-suite.yaml
 
-# One thread for each test process: torch's own threads would fight over the cores.
+# One thread for each test process: torch's own threads would fight over the cores. A file's tests share a process, in
+# the order that tests/conftest.py gives the files.
 test: setup
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(CORES) --dist loadgroup
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder
 
 # On a real SLURM of its own: some 15 minutes.
 test-cluster: setup

@@ -33,7 +33,7 @@ def dry_run(times: int) -> dict[str, float]:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(config, file)
         file.flush()
-        found = child("-m", "snakemake", "--dry-run", "--quiet", "rules", "--configfile", file.name)
+        found = child("-m", "snakemake", "--dry-run", "--quiet", "rules", "--configfile", file.name, cwd=ROOT)
     total = re.search(r"^total\s+(\d+)", found.said, re.M)
     if total is None:
         raise SystemExit("snakemake: expected its number of jobs, found none")

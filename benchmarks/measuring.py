@@ -72,15 +72,15 @@ print(json.dumps([status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 102
 """A small process to start others from: Linux counts in a process's largest memory that of the one which started it."""
 
 
-def child(*arguments: object) -> Child:
-    """Runs Python with these arguments, on one thread, from the project's folder.
+def child(*arguments: object, cwd: Path | None = None) -> Child:
+    """Runs Python with these arguments, on one thread.
 
     Raises SystemExit with its last line where it fails.
     """
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-IS", "-c", MEASURED, sys.executable, *map(str, arguments)]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    run = subprocess.run(command, cwd=ROOT, env=variables, check=True, **output)  # type: ignore[call-overload]
+    run = subprocess.run(command, cwd=cwd, env=variables, check=True, **output)  # type: ignore[call-overload]
     *said, numbers = run.stdout.splitlines(keepends=True)
     status, cpu_seconds, largest_memory_mib = json.loads(numbers)
     if status:

@@ -30,6 +30,11 @@ from dawm.world_model.training import train_world_model
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The workflow's tests first: they take as long as half of all others, in one process beside them."""
+    items.sort(key=lambda item: item.path.name != "test_workflow.py")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Of decoded tables, for this process and those that it starts."""

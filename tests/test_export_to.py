@@ -464,7 +464,6 @@ def d3rlpy_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-@pytest.mark.xdist_group("peers")
 def test_d3rlpy_trains_on_the_exported_file(tmp_path, d3rlpy_python, dataset, synthetic):
     sentences = export_to("d4rl-hdf5", tmp_path / "mixed.hdf5", dataset, synthetic)
     command = [d3rlpy_python, "-c", textwrap.dedent(TRAIN), tmp_path / "mixed.hdf5"]

@@ -33,8 +33,6 @@ from dawm.offline_rl.policy import load_policy
 from dawm.status import status
 from dawm.verification import verify
 
-pytestmark = pytest.mark.xdist_group("workflow")
-
 
 def planned(folder: Path) -> set[str]:
     """The rules that the next run would start."""

@@ -34,7 +34,7 @@ def command(*options: str, config: str | None = "tiny.yaml") -> list[str]:
 
 
 def snakemake(folder: Path, *options: str, config: str | None = "tiny.yaml") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*options, config=config), cwd=folder, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command(*options, config=config), cwd=folder, capture_output=True, text=True, timeout=900)
 
 
 def files(folder: Path) -> dict[str, bytes]:
