@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import PUBLISHED, write_results
+from measuring import PUBLISHED, line, write_results
 
 from dawm.data.normalizers import ActionScaler, Standardizer
 from dawm.environments.evaluation import Evaluator, Evaluators
@@ -35,11 +35,7 @@ def main() -> None:
     counts = [1, *(count for count in (2, 4, 8) if count <= (os.cpu_count() or 1))]
     rows = [*measured_tasks(), *measured_processes(counts)]
     for row in rows:
-        print(
-            ", ".join(
-                f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-            )
-        )
+        print(line(row))
     write_results(parsed.output, "python benchmarks/evaluation.py", "cpu", rows)
 
 

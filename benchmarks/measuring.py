@@ -67,7 +67,7 @@ MEASURED = """
 import json, resource, subprocess, sys
 status = subprocess.run(sys.argv[1:]).returncode
 usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps([status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024]))
+print("\\n" + json.dumps([status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024]))
 """
 """A small process to start others from: Linux counts in a process's largest memory that of the one which started it."""
 
@@ -81,11 +81,11 @@ def child(*arguments: object, cwd: Path | None = None) -> Child:
     command = [sys.executable, "-IS", "-c", MEASURED, sys.executable, *map(str, arguments)]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     run = subprocess.run(command, cwd=cwd, env=variables, check=True, **output)  # type: ignore[call-overload]
-    *said, numbers = run.stdout.splitlines(keepends=True)
+    said, numbers = run.stdout.rstrip().rsplit("\n", 1)
     status, cpu_seconds, largest_memory_mib = json.loads(numbers)
     if status:
-        sys.exit(said[-1].strip() if said else f"{arguments}: status {status}")
-    return Child("".join(said), cpu_seconds, largest_memory_mib)
+        sys.exit((said.splitlines() or [f"{arguments}: status {status}"])[-1])
+    return Child(said, cpu_seconds, largest_memory_mib)
 
 
 def clock(device: str) -> float:
