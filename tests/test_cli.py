@@ -377,7 +377,9 @@ def test_export_over_a_data_set_of_other_settings_says_so(tmp_path, capsys):
     source = write_hdf5(tmp_path / "hopper_x.hdf5", hopper_columns())
     said = []
     for held_out in (0.1, 0.1, 0.2):
-        settings = json.dumps({"source": f"hdf5:{source}", "held_out_fraction": held_out})
+        environment = {"id": "Hopper-v4", "termination": {"alive": [{"dimension": 0, "above": -100.0}]}}
+        values = {"source": f"hdf5:{source}", "environment": environment, "held_out_fraction": held_out}
+        settings = json.dumps(values)
         assert call("export", "--settings", settings, "--output", tmp_path / "dataset") == 0
         said.append(capsys.readouterr().err)
     assert said == ["", "", f"export: {tmp_path / 'dataset'}: replacing a data set of other settings\n"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dawm.config import ExportSettings, as_mapping
+from dawm.config import ExportSettings, as_mapping, plain
 from dawm.data.files import only_writer
 from dawm.data.sealed import refuse_other, seal, settings_in, unseal
 from dawm.data.sources import Columns, open_source
@@ -32,7 +32,7 @@ def export(settings: ExportSettings, output: Path, parent: Path | None = None) -
     names = [shard_name(number, count) for number in range(count)]
     tally = Tally()
     with only_writer(output):
-        if settings_in(output) not in (None, as_mapping(settings)):
+        if settings_in(output) not in (None, plain(as_mapping(settings))):
             print(f"export: {output}: replacing a data set of other settings", file=sys.stderr)
         unseal(output, "dataset")
         for old in output.glob("shard-*.parquet"):
