@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import heapq
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dawm.config import D4RL, LOCAL, LOCOMOTION, RANDOM, RANDOM_TRANSITIONS, Experiment, as_mapping, load_experiment
@@ -47,7 +49,7 @@ DISK_GROWTH = {"transitions": 1.0, "trajectories": 1.0, "seeds": 1.0, "hidden": 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A job that ran: what its duration depends on, CPU-seconds, MiB that it left."""
+    """A job that ran: what its duration depends on, CPU-seconds, MiB that it left (NaN: not known)."""
 
     stage: str
     traits: Mapping[str, Any]
@@ -57,7 +59,8 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a job: seconds and MiB; exact: whether a job of the same settings, but for their amount, was measured."""
+    """Of a job: seconds and MiB (NaN: of its stage none was measured); exact: whether a job of the same settings, but
+    for their amount, was measured."""
 
     job: Job
     seconds: float
@@ -86,17 +89,21 @@ class Plan:
             seconds, disk = sum(one.seconds for one in chosen), sum(one.disk for one in chosen)
             note = "" if all(one.exact for one in chosen) else "  scaled from other settings"
             each, together = clock(seconds / len(chosen)), clock(seconds)
-            yield f"{stage:<24}{len(chosen):>7}{each:>10}{together:>12}{disk / 1024:>7.1f} GiB{note}"
+            yield f"{stage:<24}{len(chosen):>7}{each:>10}{together:>12}{gib(disk):>11}{note}"
         if self.unknown:
             stages = ", ".join(dict.fromkeys(job.stage for job in self.unknown))
             yield f"not measured, counted as nothing: {stages} ({len(self.unknown)} jobs)"
-        disk = sum(one.disk for one in self.estimates) / 1024
+        left = gib(sum(one.disk for one in self.estimates if not math.isnan(one.disk)))
         if self.gpus:
-            yield f"\n{clock(on_gpu)} on GPUs and {clock(on_cpu)} on cores together; {disk:.1f} GiB"
+            yield f"\n{clock(on_gpu)} on GPUs and {clock(on_cpu)} on cores together; {left}"
             yield f"{clock(self.makespan)} from start to end on {self.gpus} GPUs and {self.cores} cores"
         else:
-            yield f"\n{clock(on_gpu + on_cpu)} on cores together; {disk:.1f} GiB"
+            yield f"\n{clock(on_gpu + on_cpu)} on cores together; {left}"
             yield f"{clock(self.makespan)} from start to end on {self.cores} cores"
+
+
+def gib(mib: float) -> str:
+    return "–" if math.isnan(mib) else f"{mib / 1024:.1f} GiB"
 
 
 def plan(config: Path, measured: Sequence[Path], gpus: int, cores: int, targets: Sequence[str] = REPORT) -> Plan:
@@ -119,6 +126,19 @@ def plan(config: Path, measured: Sequence[Path], gpus: int, cores: int, targets:
     return Plan(experiment.experiment, estimates, unknown, gpus, cores, makespan(planned, seconds, gpus, cores))
 
 
+def measured_below(results: Path) -> list[Path]:
+    """Experiments whose times are there and can be read; says which cannot, such as those of another version."""
+    found = []
+    for path in sorted(results.glob("**/timings/timings.csv")):
+        folder = path.parents[1]
+        try:
+            next(measurements(folder), None)
+            found.append(folder)
+        except InputError as error:
+            print(f"passed over {folder}: {error}", file=sys.stderr)
+    return found
+
+
 def measurements(folder: Path) -> Iterator[Measurement]:
     """Of an experiment's jobs, as the stage `timings` collected them."""
     layout = Layout(folder)
@@ -133,18 +153,24 @@ def measurements(folder: Path) -> Iterator[Measurement]:
     for row in read_timings(path).to_dict("records"):
         job = known.get((row["stage"], row["job"]))
         if job is not None:
-            # Snakemake samples CPU time: of jobs of a few seconds it misses most.
-            seconds = max(row["cpu_seconds"], 0.0) if row["wall_seconds"] > 60 else row["wall_seconds"]
-            yield Measurement(job.stage, traits(job, experiment), seconds, row.get("disk_mib", 0.0))
+            # Snakemake samples CPU time: of jobs of a few seconds it misses most, of some it knows none.
+            sampled = row["wall_seconds"] > 60 and not math.isnan(row["cpu_seconds"])
+            seconds = row["cpu_seconds"] if sampled else row["wall_seconds"]
+            yield Measurement(job.stage, traits(job, experiment), seconds, row["disk_mib"])
 
 
 def read_timings(path: Path) -> pd.DataFrame:
+    """Columns stage, job, wall_seconds, cpu_seconds and disk_mib, of which the last two may be NaN."""
     try:
-        table = pd.read_csv(path).fillna({"job": ""})  # a stage's only job has no name
-        table[["wall_seconds", "cpu_seconds"]].astype(float)
+        table = pd.read_csv(path, dtype={"stage": str, "job": str})
+        table["job"] = table["job"].fillna("")  # a stage's only job has no name
+        numbers = table.reindex(columns=["wall_seconds", "cpu_seconds", "disk_mib"]).astype(float)
+        fits = np.isfinite(numbers["wall_seconds"]) & ~np.isinf(numbers).any(axis=1)
+        if not fits.all():
+            raise ValueError(f"row {int(np.argmin(fits)) + 1} has a time or a size that is none")
+        return table[["stage", "job"]].join(numbers.clip(lower=0))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: expected a table of timings, found: {one_line(error)}") from error
-    return table
 
 
 def traits(job: Job, experiment: Experiment) -> dict[str, Any]:
@@ -194,9 +220,11 @@ def estimate(job: Job, wanted: Mapping[str, Any], known: Sequence[Measurement]) 
     distances = [distance(wanted, one.traits) for one in same]
     nearest = [one for one, far in zip(same, distances, strict=True) if far == min(distances)]
     seconds = [STARTED + max(one.seconds - STARTED, 0.0) * ratio(wanted, one.traits, GROWTH) for one in nearest]
-    disk = [one.disk * ratio(wanted, one.traits, DISK_GROWTH) for one in nearest]
+    told = [(one, far) for one, far in zip(same, distances, strict=True) if not math.isnan(one.disk)]
+    closest = min((far for _, far in told), default=0.0)
+    disk = [one.disk * ratio(wanted, one.traits, DISK_GROWTH) for one, far in told if far == closest]
     exact = min(distances) == 0
-    return Estimate(job, sum(seconds) / len(seconds), sum(disk) / len(disk), exact)
+    return Estimate(job, sum(seconds) / len(seconds), sum(disk) / len(disk) if disk else math.nan, exact)
 
 
 def distance(wanted: Mapping[str, Any], other: Mapping[str, Any]) -> float:

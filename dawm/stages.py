@@ -341,13 +341,12 @@ def status(parsed: argparse.Namespace) -> None:
 
 
 def plan(parsed: argparse.Namespace) -> None:
-    from dawm.job_estimates import plan
+    from dawm.job_estimates import measured_below, plan
     from dawm.jobs import REPORT
 
     if parsed.gpus < 0 or parsed.cores < 1:
         raise InputError(f"expected --gpus from 0 and --cores from 1, found {parsed.gpus} and {parsed.cores}")
-    found = sorted(Path("results").glob("**/timings/timings.csv")) if parsed.measured is None else []
-    measured = parsed.measured or [path.parents[1] for path in found]
+    measured = measured_below(Path("results")) if parsed.measured is None else parsed.measured
     print(*plan(parsed.config, measured, parsed.gpus, parsed.cores, parsed.target or REPORT).lines(), sep="\n")
 
 

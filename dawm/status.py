@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from dawm.errors import InputError
 from dawm.jobs import Job, jobs
 from dawm.layout import Layout
 from dawm.progress import clock
+from dawm.spent import benchmark
 
 COMPLETE, RUNNING, STOPPED, WAITING = "complete", "running", "stopped", "waiting"
 STATES = (COMPLETE, RUNNING, STOPPED, WAITING)
@@ -106,10 +106,6 @@ def mean_seconds(layout: Layout, complete: list[Job]) -> dict[str, float]:
     """Wall time by stage, of the jobs whose benchmark file is there."""
     seconds: dict[str, list[float]] = {}
     for job in complete:
-        path = layout.root / "benchmarks" / f"{job.slug}.tsv"
-        if path.is_file():
-            with open(path, newline="") as file:
-                seconds.setdefault(job.stage, []).extend(
-                    float(row["s"]) for row in csv.DictReader(file, delimiter="\t")
-                )
-    return {stage: sum(values) / len(values) for stage, values in seconds.items() if values}
+        if (measured := benchmark(layout.root / "benchmarks" / f"{job.slug}.tsv")) is not None:
+            seconds.setdefault(job.stage, []).append(measured["s"])
+    return {stage: sum(values) / len(values) for stage, values in seconds.items()}

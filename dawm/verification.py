@@ -9,9 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dawm.config import load_experiment
 from dawm.config.experiment import PUBLISHED
 from dawm.data.sealed import PROVENANCE, Sealed, open_sealed
 from dawm.errors import InputError
+from dawm.jobs import REPORT, TARGETS, jobs
 from dawm.layout import Layout
 
 UNSEALED = ("logs", "benchmarks")
@@ -39,6 +41,7 @@ def verify(results: Path) -> Verification:
     git keeps are passed over."""
     if not results.is_dir():
         raise InputError(f"{results}: expected a folder of results, found none")
+    results = results if results.name not in ("", "..") else results.resolve()  # names of folders tell seeds
     copies = results / PUBLISHED
     folders = sorted(
         path
@@ -65,7 +68,8 @@ def verify(results: Path) -> Verification:
         if found := [*altered(sealed), *strangers(sealed), *misplaced(sealed, places)]:
             damage[sealed.folder] = found
     files = sum(len(sealed.provenance["files"]) for sealed in opened)
-    unfinished = [folder for folder in folders if folder not in sealed_folders and any(map(is_root, folder.parents))]
+    unsealed = [folder for folder in folders if folder not in sealed_folders]
+    unfinished = [folder for folder in unsealed if root_of(folder) not in (None, folder)]
     return Verification(len(sealed_folders), files, damage, unfinished)
 
 
@@ -92,7 +96,7 @@ def is_root(folder: Path) -> bool:
 
 def root_of(folder: Path) -> Path | None:
     """The folder of the experiment that it is or belongs to."""
-    return next((path for path in (folder, *folder.parents) if is_root(path)), None)
+    return next((path for path in (folder, *folder.parents, *folder.absolute().parents) if is_root(path)), None)
 
 
 def is_copy(folder: Path) -> bool:
@@ -104,7 +108,7 @@ def is_copy(folder: Path) -> bool:
 def others_of(results: Path) -> Iterator[Sealed]:
     """Where `results` is a part of an experiment: what of its other parts is whole, for inputs that are there."""
     root = root_of(results)
-    if root in (None, results):
+    if root is None or root.samefile(results):
         return
     for folder in walk(root):
         with suppress(InputError):
@@ -171,8 +175,19 @@ def remedies(damage: Mapping[Path, list[str]]) -> list[str]:
             removals.append(f"rm -r {quoted(folder)}")
         config = Layout(root).config
         chosen = quoted(config) if config.is_file() else "CONFIG"
-        runs.append(f"snakemake --cores all --configfile {chosen}")
+        runs.append(f"snakemake --cores all --configfile {chosen}{target_of(folder, root)}")
     return [*removals, *dict.fromkeys(runs)]
+
+
+def target_of(folder: Path, root: Path) -> str:
+    """What the workflow is asked for so that it makes the folder again, after its command; the report needs no word."""
+    layout, folder = Layout(root.absolute()), folder.absolute()
+    with suppress(InputError):
+        experiment = load_experiment(layout.config)
+        for target in TARGETS:
+            if any(folder == path.parent for job in jobs(layout, experiment, [target]) for path in job.outputs):
+                return "" if target in REPORT else f" -- {target}"
+    return ""
 
 
 def quoted(path: Path) -> str:

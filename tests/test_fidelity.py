@@ -7,14 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from dawm.analysis.distances import Reference, compare, nearest_distance, quantiles, rank_correlations
-from dawm.analysis.fidelity import assess, by_step, summarize, summarize_terminals, two_samples
-from dawm.analysis.fidelity_page import write_fidelity
+from dawm.analysis.fidelity import REAL, assess, by_step, summarize, summarize_terminals, two_samples
+from dawm.analysis.fidelity_page import beside_real, write_fidelity
 from dawm.analysis.replaying import Errors, errors_at_best_actions, one_step_change, replay, still_copy
 from dawm.analysis.statistics import hierarchical_interval
 from dawm.analysis.steering_page import write_steering
@@ -390,6 +391,14 @@ def test_synthetic_data_of_another_inverse_dynamics_is_refused(
 def test_a_folder_of_another_kind_is_refused(dataset: Path, inverse_dynamics: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a folder of kind synthetic, found dataset"):
         assess(dataset, dataset, inverse_dynamics, SETTINGS, tmp_path / "out", "dawm")
+
+
+def test_a_recipe_without_a_distance_leaves_its_place_empty() -> None:
+    numbers = pd.DataFrame({"augmentation": [REAL], "quantity": "novelty", "low": 0.1, "value": 0.2, "high": 0.3})
+    figure, axes = plt.subplots()
+    beside_real(axes, numbers, "novelty", {"dawm": ("C0", "-")})
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["dawm"]
+    plt.close(figure)
 
 
 @pytest.mark.parametrize("page", [write_fidelity, write_steering])

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from hdf5_files import hopper_columns, without, write_hdf5
 
+from dawm.analysis.dataset_figures import _actions, _histogram
 from dawm.analysis.inspection import inspect, lines
 from dawm.analysis.physics import check_physics
 from dawm.cli import main
@@ -296,6 +298,16 @@ def test_default_output_is_named_after_the_data_set(
 def test_histogram_shows_where_the_returns_are(dataset: Path) -> None:
     line = next(line for line in lines(inspect(str(dataset), SETTINGS)) if line.startswith("returns"))
     assert "█" in line and len(line) > 60
+
+
+@pytest.mark.parametrize("high", [np.nextafter(np.float32(2), np.float32(3)), np.float32(2)])
+def test_histograms_hold_as_few_numbers_as_float32_has_there(high: np.float32) -> None:
+    values = np.array([2, high] * 50, np.float32)
+    figure, (one, other) = plt.subplots(ncols=2)
+    _histogram(one, values, "reward", "rows")
+    _actions(other, values[:, None])
+    plt.close(figure)
+    assert sum(patch.get_height() for patch in one.patches) == len(values)
 
 
 Refused = Callable[..., str]

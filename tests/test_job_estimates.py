@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,59 @@ def test_bad_questions_get_one_sentence(
     measured.rename(tmp_path / "results" / "tiny")
     assert main(["plan", path]) == 0
     assert capsys.readouterr().out.startswith("tiny: 18 jobs\n")
+
+
+def test_an_unknown_size_is_no_size_of_nothing(tmp_path: Path, measured: Path) -> None:
+    path = Layout(measured).timings / "timings.csv"
+    whole = plan(config(tmp_path), [measured], gpus=0, cores=1)
+    bare = Layout(tmp_path / "bare")
+    bare.timings.mkdir(parents=True)
+    bare.config.write_text(Layout(measured).config.read_text())
+    lines = path.read_text().splitlines()
+    (bare.timings / "timings.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines) + "\n")
+    both = plan(config(tmp_path), [measured, bare.root], gpus=0, cores=1)
+    assert [one.disk for one in both.estimates] == [one.disk for one in whole.estimates]
+    assert "  –" in "\n".join(plan(config(tmp_path), [bare.root], gpus=0, cores=1).lines())
+
+
+def test_where_cpu_time_was_not_sampled_wall_time_counts(tmp_path: Path, measured: Path) -> None:
+    path = Layout(measured).timings / "timings.csv"
+    path.write_text(path.read_text().replace(",2001,2000,", ",2001,,"))
+    assert by_stage(config(tmp_path), measured)["train-policy"] == 4 * 2001
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("stage,job,", "name,job,", "stage"),
+        ("stage,job,", "stage,name,", "job"),
+        (",101,100,100,10", ",101,100,100,much", "much"),
+        (",101,100,100,10", ",inf,100,100,10", "row 1 has a time or a size that is none"),
+        (",101,100,100,10", ",,100,100,10", "row 1 has a time or a size that is none"),
+    ],
+)
+def test_damaged_timings_are_refused_by_name_and_passed_over_where_nobody_named_them(
+    tmp_path: Path,
+    measured: Path,
+    old: str,
+    new: str,
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    damaged = tmp_path / "results" / "damaged"
+    shutil.copytree(measured, tmp_path / "results" / "whole")
+    shutil.copytree(measured, damaged)
+    path = Layout(damaged).timings / "timings.csv"
+    path.write_text(path.read_text().replace(old, new))
+    wanted = str(config(tmp_path))
+    assert main(["plan", wanted, "--measured", str(damaged)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"dawm plan: {path}: expected a table of timings, found: ") and expected in said
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", wanted]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("tiny: 18 jobs\n") and shown.err.startswith("passed over results/damaged: ")
 
 
 def test_plan_that_the_documents_print_is_the_one_that_their_command_prints(

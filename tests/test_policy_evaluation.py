@@ -48,9 +48,15 @@ def test_command_says_return_and_score_in_their_units(policy: Path, capsys: pyte
     )
     found, _ = evaluate_policy(policy, 4, 3)
     assert said["environment"] == "Hopper-v4" and said["episodes"] == "4"
-    assert said["return"].startswith(f"{found.returns.mean():.1f} ± {found.returns.std():.1f} (")
+    assert said["return"].startswith(f"{found.returns.mean():.1f} ± {found.returns.std(ddof=1):.1f} (")
     score = 100 * (found.returns.mean() + 20.272305) / (3234.3 + 20.272305)
     assert said["score"].startswith(f"{score:.2f} of 100 (95 % interval ")
+
+
+def test_one_episode_has_neither_a_spread_nor_an_interval(policy: Path) -> None:
+    found, _ = evaluate_policy(policy, 1, 3)
+    *_, returned, score = found.lines(3)
+    assert returned == f"{'return':<18}{found.returns[0]:.1f}" and score.endswith(" of 100")
 
 
 def test_policy_says_in_which_environment_it_acts(policy: Path) -> None:

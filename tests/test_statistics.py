@@ -179,3 +179,8 @@ def test_a_choice_among_equals_gains_nothing_where_others_judge_it() -> None:
         for judges in (noise[0], noise[1])
     )
     assert own > 1 and abs(others) < 0.15
+
+
+def test_of_configurations_that_are_held_for_equal_the_mean_is_expected() -> None:
+    found = expected_choice(np.zeros(4), np.array([0.0, 1, 2, 3]), np.array([1, 2, 4]))
+    np.testing.assert_allclose(found, 1.5)

@@ -22,6 +22,7 @@ from dawm.data.sealed import PROVENANCE
 from dawm.errors import InputError
 from dawm.jobs import jobs
 from dawm.layout import Layout, Run
+from dawm.spent import benchmark
 from dawm.status import status
 
 VALUES = {
@@ -184,6 +185,16 @@ def test_time_left_follows_the_jobs_that_are_done(layout: Layout) -> None:
     assert found.left == 4 * 200.0
     assert found.untimed == len(found.jobs) - 6
     assert "about 13:20 of one core's time left; 14 more jobs are of stages" in "\n".join(found.lines())
+
+
+@pytest.mark.parametrize("text", ["", "s\n", "h:m:s\n1\n", "s\tcpu_time\nNA\t1\n", "s\n-\n", "s\nlong\n", "\0\x80\n"])
+def test_a_damaged_time_is_none(layout: Layout, text: str) -> None:
+    finish(layout.policy(Run("hopper", "bc", "real", 0)))
+    path = layout.root / "benchmarks" / "train-policy/hopper/bc/real/seed-0.tsv"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(text.encode("latin-1"))
+    assert status(layout.root).left == 0
+    assert benchmark(path) is None
 
 
 def test_status_needs_the_config_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dawm.cli import main
-from dawm.config import BCSettings
+from dawm.config import BCSettings, load_experiment
 from dawm.data.sealed import PROVENANCE, open_sealed, seal
 from dawm.layout import Layout, Run
 from dawm.offline_rl.training import train_policy
@@ -20,6 +20,7 @@ from dawm.verification import remedies, verify
 FLIPS = int(os.environ.get("DAWM_FLIPS", "20"))
 """Of each file; 200 for docs/reliability.md."""
 GENERATOR = ("hopper", "dawm", 0)
+TINY = Path(__file__).parent / "tiny.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +196,31 @@ def test_an_experiment_below_a_folder_of_that_name_is_verified(results: Path) ->
 def test_a_part_of_an_experiment_knows_the_inputs_beside_it(results: Path) -> None:
     found = verify(results / "policies")
     assert found.folders == 2 and not found.damage
+
+
+def test_a_part_is_verified_alike_by_whatever_name(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = Layout(results).world_model(*GENERATOR).parent
+    (models / "seed-0").rename(models / "seed-9")
+    for folder in (models, models / "seed-9"):
+        monkeypatch.chdir(folder)
+        (sentences,) = verify(Path()).damage.values()
+        assert "expected the result of seed 9, found that of seed 0" in sentences[0]
+        assert len(verify(folder).damage) == 1
+
+
+def test_the_remedy_asks_for_what_makes_the_folder_again(results: Path) -> None:
+    layout = Layout(results)
+    layout.config.write_text(TINY.read_text())
+    experiment = load_experiment(layout.config)
+    (dataset,) = experiment.datasets
+    for folder, target in (
+        (layout.dataset(dataset), ""),
+        (layout.inspection(dataset), " -- datasets"),
+        (layout.overview, " -- datasets"),
+        (layout.fidelity, " -- fidelity"),
+        (layout.tables, ""),
+    ):
+        assert remedies({folder: ["altered"]})[-1] == f"snakemake --cores all --configfile {layout.config}{target}"
 
 
 def test_what_belongs_to_no_experiment_may_lie_anywhere_and_gets_no_commands(

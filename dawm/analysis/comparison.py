@@ -38,6 +38,8 @@ from dawm.errors import InputError
 
 VARIANT = "__"
 """Between an arm's name and what is different in one of its variants."""
+FEW_SEEDS = 4
+"""Of fewer an interval is little more than their range; docs/results.md has how often those of five hold the truth."""
 THRESHOLDS = np.arange(0.0, 121.0, 2.0)
 
 
@@ -140,7 +142,7 @@ def panels(table: pd.DataFrame) -> Iterator[Panel]:
         scores = {arm: np.stack([shared.loc[task, arm].to_numpy() for task in tasks]) for arm in arms}
         replicates, others = replicated_seeds(rows, {task: shared.loc[task].index for task in tasks})
         episodes = LAST_EVALUATIONS * int(rows["episodes"].max())
-        said = (*left_out(wide, shared.index), *alike(rows))
+        said = (*left_out(wide, shared.index), *cautions(rows, replicates.shape[2]))
         notes = [f"{learner_name(str(algorithm))}: {sentence}." for sentence in said]
         yield Panel(str(algorithm), float(fraction), tasks, scores, replicates, others, episodes, notes)
 
@@ -152,7 +154,7 @@ def shared_runs(wide: pd.DataFrame, tasks: Iterable[str]) -> pd.DataFrame:
     if shared.empty:
         return shared
     seeds = shared.groupby(level="whole").size()
-    count = max(sorted(seeds, reverse=True), key=lambda least: least * (seeds >= least).sum())
+    count = max(seeds, key=lambda least: (least * (seeds >= least).sum(), (seeds >= least).sum()))
     common = shared.groupby(level="seed").transform("size").sort_values(ascending=False, kind="stable")
     chosen = common.groupby(level="whole").head(count).index
     return shared[shared.index.isin(chosen)].loc[[task for task in tasks if seeds.get(task, 0) >= count]]
@@ -184,8 +186,12 @@ def _listed(seeds: pd.Index) -> str:
     return ", ".join(map(str, seeds))
 
 
-def alike(rows: pd.DataFrame) -> Iterator[str]:
-    """Said where intervals cannot hold what world models differ in."""
+def cautions(rows: pd.DataFrame, seeds: int) -> Iterator[str]:
+    """Said where intervals are too short: of few seeds, or where they cannot hold what world models differ in."""
+    if 1 < seeds < FEW_SEEDS:
+        yield f"a 95 % interval of {seeds} seeds is too short: it misses the truth in far more than 5 cases of 100"
+    if any(differ(world_models_by_arm(of_task)) for _, of_task in rows.groupby("whole")):
+        yield "arms have world models of different seeds; intervals are drawn by those of the arm with the fewest"
     if rows["seed"].nunique() > 1 and rows["world_model_seed"].nunique() == 1:
         yield (
             "all seeds share one world model, so no interval holds what world models differ in, and what is chosen is "
@@ -194,11 +200,22 @@ def alike(rows: pd.DataFrame) -> Iterator[str]:
 
 
 def groups_of(rows: pd.DataFrame, task: str, seeds: pd.Index) -> np.ndarray:
-    """Which world model each seed's synthetic transitions came from, [seeds]; its own number where there is none."""
-    known = rows[(rows["whole"] == task) & rows["world_model_seed"].notna()]
-    world_models = known.groupby("seed")["world_model_seed"].agg(lambda values: tuple(sorted(set(values))))
-    names = [str(world_models.get(seed, f"seed {seed}")) for seed in seeds]
-    return np.array(names)
+    """Which world model each seed's synthetic transitions came from, [seeds], of the arm that has the fewest; its own
+    number where there is none."""
+    arms = world_models_by_arm(rows[rows["whole"] == task])
+    world_models = min(arms, key=lambda of_arm: of_arm.nunique(), default=pd.Series(dtype=float))
+    return np.array([str((world_models[seed],) if seed in world_models else f"seed {seed}") for seed in seeds])
+
+
+def differ(arms: Sequence[pd.Series]) -> bool:
+    """Whether a seed has one world model in some arm and another in another."""
+    return bool(arms) and bool((pd.concat(arms).groupby(level="seed").nunique() > 1).any())
+
+
+def world_models_by_arm(rows: pd.DataFrame) -> list[pd.Series]:
+    """Of each arm that has any, the world model's seed by the run's."""
+    known = rows[rows["world_model_seed"].notna()].sort_values("seed")
+    return [of_arm.set_index("seed")["world_model_seed"] for _, of_arm in known.groupby("augmentation", sort=False)]
 
 
 STATISTICS = {
@@ -214,7 +231,7 @@ def aggregate_rows(panel: Panel) -> Iterator[dict[str, object]]:
     for arm, values in panel.scores.items():
         replicates = panel.replicated(arm)
         for name, statistic in STATISTICS.items():
-            low, high = panel.interval(statistic(replicates))
+            low, high = map(float, panel.interval(statistic(replicates)))
             yield {
                 **_place(panel),
                 "augmentation": arm,
@@ -233,7 +250,7 @@ def pair_rows(panel: Panel) -> Iterator[dict[str, object]]:
     replicates = {arm: panel.replicated(arm) for arm in panel.scores}
     others = {arm: panel.otherwise_replicated(arm) for arm in panel.scores}
     chances = {  # drawn once for both orders of a pair, so that these agree
-        (arm, other): panel.interval(probability_of_improvement(replicates[arm], others[other]))
+        (arm, other): tuple(map(float, panel.interval(probability_of_improvement(replicates[arm], others[other]))))
         for arm, other in itertools.combinations(panel.scores, 2)
     }
     for arm, other in itertools.permutations(panel.scores, 2):

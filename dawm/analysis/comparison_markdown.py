@@ -34,7 +34,7 @@ def verdicts(pairs: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
     for pair in pairs[(pairs["augmentation"] == method) & (pairs["other"] == REFERENCE)].to_dict("records"):
         place = (differences[list(PANEL)] == [pair[name] for name in PANEL]).all(axis=1)
         worst = differences[place].sort_values("difference", kind="stable").iloc[0]
-        learner = learner_name(pair["algorithm"]) + (f", {pair['data_fraction']:.0%} of the data" if parts else "")
+        learner = learner_name(pair["algorithm"]) + (f", {share(pair['data_fraction'])} of the data" if parts else "")
         sets = f"{pair['datasets']} data set{'s' if pair['datasets'] > 1 else ''}"
         said.append(
             f"{learner}: `{method}` minus `{REFERENCE}` is {_sure(pair, 'iqm')} in IQM and {_sure(pair, 'mean')} "
@@ -45,11 +45,11 @@ def verdicts(pairs: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
 
 
 def _sure(pair: Mapping[str, Any], statistic: str) -> str:
-    """A difference, its interval, and whether that includes zero."""
+    """A difference and its interval."""
     value, low, high = (pair[f"{statistic}_{name}"] for name in ("difference", "low", "high"))
     if np.isnan(low):
         return f"{value:+z.1f} (one seed: no interval)"
-    return f"{value:+z.1f} ({low:+z.1f} to {high:+z.1f}, which {'includes' if low <= 0 <= high else 'excludes'} zero)"
+    return f"{value:+z.1f} ({low:+z.1f} to {high:+z.1f})"
 
 
 def _by_arms(pairs: pd.DataFrame) -> dict[tuple, dict[str, Any]]:
@@ -88,7 +88,7 @@ def iqm_markdown(aggregates: pd.DataFrame, pairs: pd.DataFrame) -> str:
         else:
             same = {place: f"{numbers} | – | –" for place in places if place[1] == fraction}
             cells.setdefault(reference_name(algorithm, row["augmentation"], quote="`"), {}).update(same)
-    heads = [learner_name(algorithm) + ("" if fraction == 1 else f", {fraction:.0%}") for algorithm, fraction in places]
+    heads = [learner_name(name) + ("" if fraction == 1 else f", {share(fraction)}") for name, fraction in places]
     lines = ["| arm |" + "".join(f" {' | '.join([head, *APART])} |" for head in heads)]
     lines.append("|---|" + "---:|---:|---:|" * len(places))
     for arm, found in cells.items():
@@ -111,6 +111,11 @@ def scores_markdown(scored: pd.DataFrame, pairs: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def share(fraction: float) -> str:
+    """Of the data, in per cent: 10%, 0.4%."""
+    return f"{100 * fraction:.3g}%"
+
+
 def spread(values: pd.Series) -> str:
     """Mean ± standard deviation of a score."""
     return f"{values.mean():.1f} ± {values.std():.1f}" if len(values) > 1 else f"{values.iloc[0]:.1f}"
@@ -124,7 +129,7 @@ def _head(parts: bool, columns: Sequence[str]) -> list[str]:
 
 
 def _place(parts: bool, algorithm: str, fraction: float, arm: str) -> list[str]:
-    return [learner_name(algorithm), *[f"{fraction:.0%}"] * parts, f"`{arm}`"]
+    return [learner_name(algorithm), *[share(fraction)] * parts, f"`{arm}`"]
 
 
 def _differences(pair: Mapping[str, Any]) -> list[str]:

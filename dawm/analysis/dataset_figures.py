@@ -38,7 +38,7 @@ def draw_inspection(inspection: Inspection, path: Path) -> None:
 
 
 def _histogram(axes: Axes, values: np.ndarray, label: str, what: str) -> None:
-    axes.hist(values, bins=BINS, color=COLORS[0])
+    axes.hist(values.astype(np.float64), bins=BINS, color=COLORS[0])  # float32 may have too few numbers in the range
     axes.axvline(values.mean(), color=COLORS[1], linewidth=1.2)
     axes.set_title(f"mean {values.mean():,.4g}", color=COLORS[1], fontsize=8, loc="right")
     axes.set_xlabel(label)
@@ -58,7 +58,7 @@ def _ranges(axes: Axes, ranges: dict[str, list[float]], label: str) -> None:
 
 def _actions(axes: Axes, action: np.ndarray) -> None:
     for dimension in range(action.shape[1]):
-        counts, edges = np.histogram(action[:, dimension], bins=BINS)
+        counts, edges = np.histogram(action[:, dimension].astype(np.float64), bins=BINS)
         color = COLORS[dimension % len(COLORS)]
         axes.stairs(counts / len(action), edges, color=color, linewidth=1.2, label=str(dimension))
     axes.set_xlabel("action, by dimension")

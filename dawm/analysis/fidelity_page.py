@@ -150,7 +150,7 @@ def page(table: pd.DataFrame, styles: Styles) -> Figure:
         beside_real(row[3], chosen, "novelty", judged)
         row[3].set_title("novelty")
     handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), handlelength=3)
     return figure
 
 
@@ -191,7 +191,7 @@ def parts_of_error(axes: Axes, numbers: pd.DataFrame, styles: Styles) -> None:
 
 def beside_real(axes: Axes, numbers: pd.DataFrame, quantity: str, styles: Styles) -> None:
     """A quantity of each generator with its interval, if it has one; dotted: of real held-out transitions."""
-    chosen = numbers[numbers["quantity"] == quantity].set_index("augmentation")
+    chosen = numbers[numbers["quantity"] == quantity].set_index("augmentation").reindex([REAL, *styles])
     for place, (arm, (color, _)) in enumerate(styles.items()):
         low, value, high = chosen.loc[arm, ["low", "value", "high"]]
         axes.plot([low, high], [place, place], color=color, linewidth=5, alpha=0.35, solid_capstyle="butt")

@@ -25,11 +25,14 @@ class PolicyEvaluation:
     def lines(self, seed: int) -> list[str]:
         returns, scores = self.returns, np.asarray(self.task.normalized_score(self.returns))
         low, high = bootstrap_interval(scores, np.mean, seed)
+        several = len(returns) > 1
+        apart = f" ± {returns.std(ddof=1):.1f} ({returns.min():.1f} to {returns.max():.1f})" if several else ""
+        sure = f" (95 % interval {low:.2f} to {high:.2f})" if several else ""
         return [
             f"{'environment':<18}{self.task.environment}",
             f"{'episodes':<18}{len(returns)}",
-            f"{'return':<18}{returns.mean():.1f} ± {returns.std():.1f} ({returns.min():.1f} to {returns.max():.1f})",
-            f"{'normalized score':<18}{scores.mean():.2f} of 100 (95 % interval {low:.2f} to {high:.2f})",
+            f"{'return':<18}{returns.mean():.1f}{apart}",
+            f"{'normalized score':<18}{scores.mean():.2f} of 100{sure}",
         ]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dawm import __version__
 from dawm.analysis.animation import GIF
-from dawm.analysis.comparison_markdown import compared, verdicts
+from dawm.analysis.comparison_markdown import compared, share, verdicts
 from dawm.analysis.fidelity_page import NAMES, pooled
 from dawm.analysis.film import FILM
 from dawm.analysis.recipe_words import recipe_words
@@ -44,7 +44,8 @@ def write_report(results: Path, experiment: Experiment) -> None:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"number": number, "points": points, "learner": learner_name, "marked": marked}
+    environment.filters |= {"number": number, "points": points, "learner": learner_name, "share": share}
+    environment.filters["marked"] = marked
     page = environment.get_template(TEMPLATE.name).render(
         experiment=experiment,
         version=__version__,

@@ -44,7 +44,7 @@ def read_scores(paths: Sequence[Path]) -> pd.DataFrame:
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, compression=None, dtype=str, keep_default_na=False).fillna("")
+        table = pd.read_csv(path, compression=None, dtype=str, keep_default_na=False, index_col=False).fillna("")
     except OSError as error:
         raise InputError(f"{path}: expected a table scores.csv, found: {error.strerror or error}") from error
     except ValueError as error:

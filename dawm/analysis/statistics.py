@@ -80,8 +80,8 @@ def over_seeds(groups: DataFrameGroupBy) -> pd.DataFrame:
 def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """P(X > Y), ties counted half, of runs x, y [..., tasks, runs], mean over tasks (Agarwal et al. 2021, §4.4): the
     Mann-Whitney U statistic by the number of pairs."""
-    over = np.sign(x[..., :, None] - y[..., None, :])
-    return (0.5 * (1 + over.mean((-1, -2)))).mean(-1)
+    over = [np.sign(x[..., run, None] - y).mean(-1) for run in range(x.shape[-1])]  # all pairs at once are large
+    return (0.5 * (1 + np.mean(over, axis=0))).mean(-1)
 
 
 def performance_profile(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -98,9 +98,10 @@ def percentile_interval(replicates: np.ndarray, axis: int = 0) -> tuple[np.ndarr
 def expected_choice(chosen_by: np.ndarray, judged: np.ndarray, tried: np.ndarray) -> np.ndarray:
     """Mean of judged [n] for the configuration that `chosen_by` [n] prefers among k that are drawn, for each k of
     `tried`: Σ v₍ᵢ₎ ((i/n)^k - ((i-1)/n)^k) in the order of `chosen_by` (Dodge et al. 2019, eq. 7; expected online
-    performance of Kurenkov & Kolesnikov 2022). What judged it must not have
+    performance of Kurenkov & Kolesnikov 2022); of those that it holds for equal, the mean. What judged it must not have
     chosen it too: it would be chosen for its noise.
     """
     ranks = np.arange(len(judged) + 1) / len(judged)
     weights = np.diff(ranks ** np.asarray(tried)[:, None], axis=-1)
-    return weights @ judged[np.argsort(chosen_by, kind="stable")]
+    fair = pd.Series(judged).groupby(chosen_by).transform("mean").to_numpy()
+    return weights @ fair[np.argsort(chosen_by, kind="stable")]

@@ -16,7 +16,7 @@ from dawm.data.files import only_writer, write_csv
 from dawm.data.sealed import PROVENANCE, seal, unseal
 from dawm.jobs import Job, every_job
 from dawm.layout import Layout
-from dawm.spent import spent_before
+from dawm.spent import benchmark, spent_before
 
 FILES = ("rates.csv", "rates.png", "timings.csv")
 PROGRESS = re.compile(r": (\d+)/\d+ \(\d+ %\), ([\d,]+)/s,")
@@ -42,9 +42,8 @@ def timings(folder: Path, jobs: list[Job]) -> pd.DataFrame:
     """Of the jobs whose benchmark file is there."""
     rows = []
     for job in jobs:
-        path = folder / f"{job.slug}.tsv"
-        if path.is_file():
-            row = pd.read_csv(path, sep="\t", na_values="-").iloc[0]
+        row = benchmark(folder / f"{job.slug}.tsv")
+        if row is not None:
             wall, cpu = max(map(spent_before, {output.parent for output in job.outputs}))
             disk = sum(file.stat().st_size for file in written(job)) / 2**20
             rows.append((job.stage, job.name, row["s"] + wall, row["cpu_time"] + cpu, row["max_rss"], disk))
