@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from dawm.analysis.comparison import STATISTICS, compare, panels
-from dawm.analysis.comparison_figures import intervals
+from dawm.analysis.comparison_figures import LEGIBLE, draw_profiles, intervals
 from dawm.analysis.comparison_markdown import verdicts
 from dawm.cli import main
 from dawm.data.sealed import open_sealed
@@ -358,6 +358,21 @@ def test_figures_are_those_that_there_are_data_for(tmp_path: Path) -> None:
     assert drawn("both", table(arms)) == both
     assert drawn("alone", table({"real": nothing})) == {"iqm"}
     assert drawn("fractions", table(arms), table(arms, fraction=0.1)) == both | {"small-data"}
+
+
+def test_of_more_arms_than_a_legend_names_the_others_are_grey() -> None:
+    arms = ["real", "dawm", *(f"other_{number}" for number in range(LEGIBLE))]
+    rows = [
+        {"algorithm": "iql", "augmentation": arm, "score": score, "share": 0.5, "low": 0.4, "high": 0.6}
+        for arm in arms
+        for score in (0.0, 10.0)
+    ]
+    named = []
+    for count in (LEGIBLE, len(arms)):
+        figure = draw_profiles(pd.DataFrame(rows[: 2 * count]))
+        named.append([text.get_text() for text in figure.axes[0].get_legend().get_texts()])
+        plt.close(figure)
+    assert named == [arms[:LEGIBLE], ["real", "dawm", "other arms"]]
 
 
 def test_families_of_arms_show_what_choosing_among_them_costs(tmp_path: Path) -> None:

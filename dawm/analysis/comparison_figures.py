@@ -16,6 +16,7 @@ from dawm.analysis.style import (
     COLORS,
     GREY,
     METHOD,
+    PALE,
     REFERENCE,
     REFERENCES,
     STYLE,
@@ -28,6 +29,8 @@ from dawm.analysis.style import (
     reference_name,
 )
 
+LEGIBLE = 16
+"""Arms whose lines a legend of two columns names."""
 LEAST_LIMIT = 10.0
 """Points of difference whose colour is the deepest, at least: what is small shall look so."""
 
@@ -111,7 +114,8 @@ def improvement(pairs: pd.DataFrame) -> Figure:
 
 
 def draw_profiles(profiles: pd.DataFrame) -> Figure:
-    """Share of an arm's runs above each score; of many arms only those that others are measured by have bands."""
+    """Share of an arm's runs above each score; of many arms only those that the others are measured by have bands (see
+    `banded`), and of more than a legend has room for the others are grey."""
     styles = arm_styles(profiles["augmentation"])
     shown = banded(styles)
     reached = profiles.loc[profiles[["share", "high"]].max(axis=1) > 0, "score"]
@@ -120,6 +124,9 @@ def draw_profiles(profiles: pd.DataFrame) -> Figure:
     for rows, axes in panels:
         for arm, line in rows.groupby("augmentation", sort=False):
             color, dash = styles[str(arm)]
+            if arm not in shown and len(styles) > LEGIBLE:
+                axes.plot(line["score"], line["share"], color=PALE, linewidth=0.7, zorder=1, label="other arms")
+                continue
             if arm in shown:
                 axes.fill_between(line["score"], line["low"], line["high"], color=color, alpha=0.12, linewidth=0)
             width = 1.8 if arm in shown else 0.9
@@ -174,7 +181,8 @@ def draw_differences(differences: pd.DataFrame) -> Figure:
         grid = rows.pivot(index="augmentation", columns="dataset", values="difference")
         grids[name] = grid.reindex(rows["augmentation"].unique(), columns=tasks)  # another learner may have more tasks
     counts = [len(grid) for grid in grids.values()]
-    size = max(1.2 + 0.85 * len(tasks), 4), 1.1 * len(grids) + 0.28 * sum(counts)
+    names = 0.06 * max(differences["augmentation"].str.len())
+    size = max(0.6 + names + 0.85 * len(tasks), 4), 1.1 * len(grids) + 0.28 * sum(counts)
     figure, axes = plt.subplots(len(grids), 1, figsize=size, squeeze=False, height_ratios=counts, layout="constrained")
     limit = max(LEAST_LIMIT, float(np.nanpercentile(differences["difference"].abs(), 95)))
     for (name, grid), place in zip(grids.items(), axes[:, 0], strict=True):
