@@ -90,8 +90,9 @@ def visible(folder: Path) -> Iterator[Path]:
 
 
 def is_root(folder: Path) -> bool:
-    """Whether it is an experiment's."""
-    return (folder / "datasets").is_dir()
+    """Whether it is an experiment's, and not of somebody who keeps data sets of their own in a folder of that name."""
+    datasets = folder / "datasets"
+    return datasets.is_dir() and (Layout(folder).config.is_file() or any(datasets.glob(f"*/{PROVENANCE}")))
 
 
 def root_of(folder: Path) -> Path | None:

@@ -208,6 +208,14 @@ def test_a_part_is_verified_alike_by_whatever_name(results: Path, monkeypatch: p
         assert len(verify(folder).damage) == 1
 
 
+def test_a_folder_of_data_sets_above_makes_no_experiment(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (results.parent / "datasets").mkdir()
+    alone = shutil.copytree(Layout(results).policy(Run("hopper", "bc", "real", 1)), results.parent / "mine" / "policy")
+    monkeypatch.chdir(alone.parent)
+    for folder in (Path(), Path("policy"), alone):
+        assert verify(folder).folders == 1 and not verify(folder).damage
+
+
 def test_the_remedy_asks_for_what_makes_the_folder_again(results: Path) -> None:
     layout = Layout(results)
     layout.config.write_text(TINY.read_text())
